@@ -1,0 +1,166 @@
+"""``LoRALinear``: a frozen linear layer plus a trainable low-rank update. It knows one layer and no model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorabook.adapters.inits import INITS
+
+
+class AdapterError(RuntimeError):
+    """An adapter cannot do what was asked; the message names the rule, the value and the remedy, and nothing has changed."""
+
+
+class LoRALinear(nn.Module):
+    r"""A frozen linear layer with a trainable update of low rank.
+
+    .. math:: y = W x + b + s\, B A x, \qquad s = \alpha / r \ \text{ or } \ \alpha / \sqrt r
+
+    Only A and B train. B starts at zero, so a fresh layer computes exactly what its base computes. Over a base in half
+    precision A and B are float32, because optimizers and gradient scaling need them so.
+
+    Args:
+        base: the linear layer to adapt, W of shape (out_features, in_features) = (d, k). Its parameters are frozen.
+        rank: r, from 1 to min(d, k).
+        alpha: numerator of the scaling, a finite number above 0.
+        dropout: probability of zeroing an input of A while training, 0 <= dropout < 1.
+        rank_stabilized: divide alpha by the square root of r instead of r.
+        init: how A starts: "kaiming" (the reference code) or "gaussian" (the paper).
+        generator: a CPU generator for A; the global one when None.
+
+    Raises:
+        TypeError: the base is not an ``nn.Linear``.
+        ValueError: a rank, alpha, dropout or init outside its range.
+
+    Source: Hu et al. 2021 (LoRA), section 4.1; Kalajdzievski 2023 (rank stabilization).
+    Chapter: LoRALinear.
+
+    Example:
+        >>> layer = LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)
+        >>> layer.lora_A.shape, layer.lora_B.shape, layer.scaling
+        (torch.Size([2, 6]), torch.Size([4, 2]), 4.0)
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        *,
+        dropout: float = 0.0,
+        rank_stabilized: bool = False,
+        init: str = "kaiming",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_settings(base, rank, alpha, dropout, init)
+        self.base = base.requires_grad_(False)
+        self.rank = rank
+        self.alpha = alpha
+        self.scaling = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        self.enabled = True
+        self._unmerged_weight: Tensor | None = None
+
+        weight = base.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        # Drawn on the CPU, so that a seed gives the same A on every device.
+        self.lora_A = nn.Parameter(INITS[init](rank, base.in_features, generator).to(weight.device, dtype))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=weight.device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: (..., in_features).
+
+        Returns:
+            (..., out_features), in the dtype that the base gives.
+        """
+        y = self.base(x)
+        if self.merged or not self.enabled:
+            return y
+        h = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., in) -> (..., r)
+        # Scaling h costs r multiplications per token; scaling the output would cost out_features.
+        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., out)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update is in the base's weight at the moment."""
+        return self._unmerged_weight is not None
+
+    def delta_weight(self) -> Tensor:
+        r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B."""
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the update to the base's weight, with one rounding; the layer then costs what its base costs.
+
+        The sum is formed in float64 for a float32 base, in float32 for a half-precision one. The weight as it was is kept
+        (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
+
+        Raises:
+            AdapterError: already merged, or A or B holds a NaN or an infinity.
+        """
+        if self.merged:
+            raise AdapterError("this layer is merged already: unmerge it first")
+        if not (self.lora_A.isfinite().all() and self.lora_B.isfinite().all()):
+            raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
+        weight = self.base.weight
+        wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
+        update = self.scaling * (self.lora_B.to(wide) @ self.lora_A.to(wide))
+        merged = weight.to(wide) + update
+        self._unmerged_weight = weight.detach().clone()
+        weight.copy_(merged)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base's weight back exactly as it was before :meth:`merge`, whatever became of A and B since.
+
+        Raises:
+            AdapterError: not merged.
+        """
+        if self._unmerged_weight is None:
+            raise AdapterError("this layer is not merged: there is nothing to unmerge")
+        self.base.weight.copy_(self._unmerged_weight)
+        self._unmerged_weight = None
+
+    def extra_repr(self) -> str:
+        """The settings, as ``print(model)`` shows them."""
+        return f"rank={self.rank}, alpha={self.alpha}, scaling={self.scaling:.4g}, merged={self.merged}"
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # Loaded again, a merged weight would get the update a second time.
+        if self.merged:
+            raise AdapterError(f"'{prefix.rstrip('.')}' is merged: unmerge_lora(model) before saving, or remove_lora(model, merge=True)")
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        if self.merged:
+            raise AdapterError(f"'{prefix.rstrip('.')}' is merged: unmerge_lora(model) before loading")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+    """Refuse what :class:`LoRALinear` cannot be built from, before anything is built.
+
+    Raises:
+        TypeError, ValueError: as :class:`LoRALinear` says.
+    """
+    if not isinstance(base, nn.Linear):
+        raise TypeError(f"base must be an nn.Linear, got {type(base).__name__}")
+    largest = min(base.out_features, base.in_features)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
+        raise ValueError(f"rank must be 1..{largest} for a {base.out_features}x{base.in_features} layer, got {rank}")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")

@@ -154,9 +154,16 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
 
 def _matches(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
     """Paths of the targeted linear layers, in the order of the model; every target must match."""
-    linear = [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    # nn.MultiheadAttention reads its out_proj's weight and never calls it, so an adapter there would do nothing.
+    linear = [
+        path
+        for path, module in modules.items()
+        if isinstance(module, nn.Linear) and not isinstance(modules[path.rpartition(".")[0]], nn.MultiheadAttention)
+    ]
     if targets == ALL_LINEAR:
-        chosen = [path for path in linear if not _weight_is_shared(model, path)]
+        shared = {path for paths in shared_weights(model).values() for path in paths}
+        chosen = [path for path in linear if path not in shared]
         if not chosen:
             raise AdapterError("the model has no linear layer with a weight of its own")
         return chosen
@@ -175,16 +182,13 @@ def _endings(paths: list[str]) -> str:
 
 
 def shared_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Paths of the modules that hold one and the same weight tensor, for weights held by more than one module."""
-    owners: dict[int, dict[int, str]] = defaultdict(dict)
-    for path, module in model.named_modules():
+    """Paths of the modules that hold one and the same weight matrix, for those held by more than one module."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):
-            owners[parameter.untyped_storage().data_ptr() or id(parameter)][id(module)] = path
-    return {storage: list(paths.values()) for storage, paths in owners.items() if len(paths) > 1}
-
-
-def _weight_is_shared(model: nn.Module, path: str) -> bool:
-    return any(path in paths for paths in shared_weights(model).values())
+            if parameter.ndim > 1:
+                owners[parameter.data_ptr() or id(parameter)].append((path, module))  # on the meta device every address is 0
+    return {key: [path for path, _ in found] for key, found in owners.items() if len({module for _, module in found}) > 1}
 
 
 def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:

@@ -13,7 +13,7 @@ from lorabook.adapters.inits import INITS
 
 
 class AdapterError(RuntimeError):
-    """An adapter cannot do what was asked; the message names the rule, the value and the remedy, and nothing has changed."""
+    """An adapter cannot do what was asked; the message names the rule, the value and the remedy."""
 
 
 class LoRALinear(nn.Module):
@@ -82,7 +82,7 @@ class LoRALinear(nn.Module):
         Returns:
             (..., out_features), in the dtype that the base gives.
         """
-        y = self.base(x)
+        y: Tensor = self.base(x)
         if self.merged or not self.enabled:
             return y
         h = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., in) -> (..., r)
@@ -106,7 +106,7 @@ class LoRALinear(nn.Module):
         (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
 
         Raises:
-            AdapterError: already merged, or A or B holds a NaN or an infinity.
+            AdapterError: already merged, or A, B or the sum holds a NaN or an infinity. Nothing has changed then.
         """
         if self.merged:
             raise AdapterError("this layer is merged already: unmerge it first")
@@ -114,8 +114,11 @@ class LoRALinear(nn.Module):
             raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
         weight = self.base.weight
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
-        update = self.scaling * (self.lora_B.to(wide) @ self.lora_A.to(wide))
-        merged = weight.to(wide) + update
+        with torch.autocast(weight.device.type, enabled=False):  # it would form the product in 16 bits
+            update = self.scaling * (self.lora_B.to(wide) @ self.lora_A.to(wide))
+        merged = (weight.to(wide) + update).to(weight.dtype)
+        if not merged.isfinite().all():
+            raise AdapterError(f"the merged weight does not fit {weight.dtype}: hold the base in a wider dtype, or lower alpha")
         self._unmerged_weight = weight.detach().clone()
         weight.copy_(merged)
 

@@ -24,14 +24,23 @@ def merge_lora(model: nn.Module) -> None:
     for path, layer in layers:
         if layer.merged:
             raise AdapterError(f"'{path}' is merged already: unmerge_lora(model) first")
+        if not layer.enabled:
+            raise AdapterError(f"'{path}' is disabled: merge outside adapter_disabled(model)")
         if not (layer.lora_A.isfinite().all() and layer.lora_B.isfinite().all()):
             raise AdapterError(f"'{path}' holds a NaN or an infinity in lora_A or lora_B: it cannot be merged")
-    bases = {f"{path}.base" for path, _ in layers}
+    bases = {f"{path}.base".lstrip(".") for path, _ in layers}
     for paths in shared_weights(model).values():
         if bases.intersection(paths):
             raise AdapterError(f"{' and '.join(paths)} share one weight, so merging would change them all: untie them first")
-    for layer in {layer: None for _, layer in layers}:
-        layer.merge()
+    merged: list[LoRALinear] = []
+    try:
+        for layer in {layer: None for _, layer in layers}:
+            layer.merge()
+            merged.append(layer)
+    except AdapterError:
+        for layer in merged:
+            layer.unmerge()
+        raise
 
 
 def unmerge_lora(model: nn.Module) -> None:
@@ -69,6 +78,8 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
         )
     """
     layers = _layers(model)
+    if isinstance(model, LoRALinear):
+        raise AdapterError("the model is itself a LoRALinear, which nothing holds: its plain layer is model.base")
     if merge and not all(layer.merged for _, layer in layers):
         merge_lora(model)
     for path, layer in layers:

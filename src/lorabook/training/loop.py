@@ -131,15 +131,21 @@ def train(
 def _batches(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> Iterator[list[Example]]:
     """Batches without end; each epoch visits every example once, in a new order, and carries its rest into the next.
 
-    Within a window of 16 batches, examples of like length go together, so that little is spent on padding; the batches of a window
-    come in random order.
+    Within a window of batches, examples of like length go together, so that little is spent on padding; the batches of a window come in
+    random order.
     """
-    queue: list[int] = []
-    window = _WINDOW * batch_size
+    rest: list[int] = []
     while True:
-        while len(queue) < window:
-            queue.extend(torch.randperm(len(examples), generator=generator).tolist())
-        by_length = sorted(queue[:window], key=lambda index: len(examples[index][0]))
-        del queue[:window]
-        for batch in torch.randperm(_WINDOW, generator=generator).tolist():
-            yield [examples[index] for index in by_length[batch * batch_size : (batch + 1) * batch_size]]
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        if rest or len(order) < batch_size:
+            missing = batch_size - len(rest)
+            rest, order = rest + order[:missing], order[missing:]
+            if len(rest) < batch_size:
+                continue
+            yield [examples[index] for index in rest]
+        full = len(order) - len(order) % batch_size
+        for start in range(0, full, _WINDOW * batch_size):
+            window = sorted(order[start : min(full, start + _WINDOW * batch_size)], key=lambda index: len(examples[index][0]))
+            for batch in torch.randperm(len(window) // batch_size, generator=generator).tolist():
+                yield [examples[index] for index in window[batch * batch_size : (batch + 1) * batch_size]]
+        rest = order[full:]

@@ -28,7 +28,6 @@ from lorabook.training.loop import train
 _METHODS: dict[str, LoRAConfig | None] = {
     "full fine-tuning": None,
     "LoRA, all linear, r = 16": LoRAConfig(rank=16, alpha=32.0, targets="all-linear"),
-    "LoRA, all linear, r = 4": LoRAConfig(rank=4, alpha=8.0, targets="all-linear"),
     "LoRA, q and v, r = 16": LoRAConfig(rank=16, alpha=32.0, targets=("q_proj", "v_proj")),
 }
 _RATES = {"full": (5e-4, 1e-3, 2e-3), "lora": (2.5e-3, 5e-3, 1e-2)}

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorabook.adapters.inits import INITS
-
-
-class AdapterError(RuntimeError):
-    """An adapter cannot do what was asked; the message names the rule, the value and the remedy, and nothing has changed."""
+from lorabook.adapters.bases import AdapterError as AdapterError  # re-exported
+from lorabook.adapters.bases import adapter_options, features, is_quantized, weight_of
+from lorabook.adapters.inits import DECOMPOSITIONS, INITS
 
 
 class LoRALinear(nn.Module):
@@ -25,16 +23,18 @@ class LoRALinear(nn.Module):
     precision A and B are float32, because optimizers and gradient scaling need them so.
 
     Args:
-        base: the linear layer to adapt, W of shape (out_features, in_features) = (d, k). Its parameters are frozen.
+        base: the linear layer to adapt, W of shape (out_features, in_features) = (d, k): an ``nn.Linear``, GPT-2's ``Conv1D``,
+            a :class:`~lorabook.NF4Linear`. Its parameters are frozen.
         rank: r, from 1 to min(d, k).
         alpha: numerator of the scaling, a finite number above 0.
         dropout: probability of zeroing an input of A while training, 0 <= dropout < 1.
         rank_stabilized: divide alpha by the square root of r instead of r.
-        init: how A starts: "kaiming" (the reference code) or "gaussian" (the paper).
+        init: how A starts: "kaiming" (the reference code), "gaussian" (the paper) or "orthogonal"; or how A and B do: "pissa"
+            or "olora", which take them from W. W itself then stays as it is: the layer adds what has changed since the start.
         generator: a CPU generator for A; the global one when None.
 
     Raises:
-        TypeError: the base is not an ``nn.Linear``.
+        TypeError: the base is not a linear layer.
         ValueError: a rank, alpha, dropout or init outside its range.
 
     Source: Hu et al. 2021 (LoRA), section 4.1; Kalajdzievski 2023 (rank stabilization).
@@ -46,9 +46,11 @@ class LoRALinear(nn.Module):
         (torch.Size([2, 6]), torch.Size([4, 2]), 4.0)
     """
 
+    over_embedding = False
+
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         rank: int,
         alpha: float,
         *,
@@ -58,20 +60,39 @@ class LoRALinear(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_settings(base, rank, alpha, dropout, init)
+        check_settings(base, rank, alpha, dropout, init, over_embedding=self.over_embedding)
+        out_features, in_features = features(base)
+        device, dtype = adapter_options(base)
         self.base = base.requires_grad_(False)
         self.rank = rank
         self.alpha = alpha
+        self.rank_stabilized = rank_stabilized
         self.scaling = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
         self.dropout = nn.Dropout(dropout)
+        self.init = init
         self.enabled = True
         self._unmerged_weight: Tensor | None = None
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
+        self.start_A: Tensor | None  # where A and B started, if their product was not zero then
+        self.start_B: Tensor | None
+        self.register_buffer("start_A", None)
+        self.register_buffer("start_B", None)
+        self.reset_parameters(generator)
 
-        weight = base.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        # Drawn on the CPU, so that a seed gives the same A on every device.
-        self.lora_A = nn.Parameter(INITS[init](rank, base.in_features, generator).to(weight.device, dtype))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=weight.device, dtype=dtype))
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start afresh, as after construction; needed by a layer built on the meta device, once its base has its weights."""
+        if self.init in INITS:
+            # Drawn on the CPU, so that a seed gives the same A on every device.
+            self.lora_A.copy_(INITS[self.init](self.rank, self.lora_A.shape[1], generator))
+            self.lora_B.zero_()
+            return
+        if not self.lora_A.is_meta:
+            A, B = DECOMPOSITIONS[self.init](weight_of(self.base).to(self.lora_A.dtype), self.rank, self.scaling)
+            self.lora_A.copy_(A)
+            self.lora_B.copy_(B)
+        self.start_A, self.start_B = self.lora_A.detach().clone(), self.lora_B.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer.
@@ -82,21 +103,42 @@ class LoRALinear(nn.Module):
         Returns:
             (..., out_features), in the dtype that the base gives.
         """
-        y = self.base(x)
+        y: Tensor = self.base(x)
         if self.merged or not self.enabled:
             return y
-        h = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., in) -> (..., r)
+        A, B = self.factors()
+        h = F.linear(self.dropout(x).to(A.dtype), A)  # (..., in) -> (..., r)
         # Scaling h costs r multiplications per token; scaling the output would cost out_features.
-        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., out)
+        return y + F.linear(self.scaling * h, B).to(y.dtype)  # (..., r) -> (..., out)
 
     @property
     def merged(self) -> bool:
         """Whether the update is in the base's weight at the moment."""
         return self._unmerged_weight is not None
 
-    def delta_weight(self) -> Tensor:
-        r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B."""
-        return self.scaling * (self.lora_B @ self.lora_A)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        r"""A and B such that :math:`\Delta W = s B A`; with PiSSA or OLoRA two of each, :math:`s (B A - B_0 A_0)`."""
+        if self.start_A is None or self.start_B is None:
+            return self.lora_A, self.lora_B
+        return torch.cat((self.lora_A, self.start_A)), torch.cat((self.lora_B, -self.start_B), dim=1)
+
+    def delta_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B or the one given."""
+        A, B = self.factors()
+        return self.scaling * (B.to(dtype or B.dtype) @ A.to(dtype or A.dtype))
+
+    def check_mergeable(self) -> None:
+        """Refuse what :meth:`merge` would refuse.
+
+        Raises:
+            AdapterError: already merged, a NaN or an infinity in the adapter, or a quantized base.
+        """
+        if self.merged:
+            raise AdapterError("this layer is merged already: unmerge it first")
+        if not all(parameter.isfinite().all() for parameter in (self.lora_A, self.lora_B)):
+            raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
+        if is_quantized(self.base):
+            raise AdapterError(f"{type(self.base).__name__} holds a quantized weight: dequantize_base(model) first, then merge")
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -106,17 +148,16 @@ class LoRALinear(nn.Module):
         (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
 
         Raises:
-            AdapterError: already merged, or A or B holds a NaN or an infinity.
+            AdapterError: already merged, A or B holds a NaN or an infinity, a quantized base, or a sum too large for the
+                weight's dtype.
         """
-        if self.merged:
-            raise AdapterError("this layer is merged already: unmerge it first")
-        if not (self.lora_A.isfinite().all() and self.lora_B.isfinite().all()):
-            raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
-        weight = self.base.weight
+        self.check_mergeable()
+        weight = weight_of(self.base)
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
-        update = self.scaling * (self.lora_B.to(wide) @ self.lora_A.to(wide))
-        merged = weight.to(wide) + update
-        self._unmerged_weight = weight.detach().clone()
+        merged = (weight.to(wide) + self.delta_weight(wide)).to(weight.dtype)
+        if not merged.isfinite().all():
+            raise AdapterError(f"the merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
+        self._unmerged_weight = weight.clone()
         weight.copy_(merged)
 
     @torch.no_grad()
@@ -128,7 +169,7 @@ class LoRALinear(nn.Module):
         """
         if self._unmerged_weight is None:
             raise AdapterError("this layer is not merged: there is nothing to unmerge")
-        self.base.weight.copy_(self._unmerged_weight)
+        weight_of(self.base).copy_(self._unmerged_weight)
         self._unmerged_weight = None
 
     def extra_repr(self) -> str:
@@ -147,20 +188,23 @@ class LoRALinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str, *, over_embedding: bool = False) -> None:
     """Refuse what :class:`LoRALinear` cannot be built from, before anything is built.
 
     Raises:
         TypeError, ValueError: as :class:`LoRALinear` says.
     """
-    if not isinstance(base, nn.Linear):
-        raise TypeError(f"base must be an nn.Linear, got {type(base).__name__}")
-    largest = min(base.out_features, base.in_features)
+    if isinstance(base, nn.Embedding) and not over_embedding:
+        raise TypeError("base must be an nn.Linear or another linear layer, got Embedding: use LoRAEmbedding")
+    out_features, in_features = features(base)
+    largest = min(out_features, in_features)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-        raise ValueError(f"rank must be 1..{largest} for a {base.out_features}x{base.in_features} layer, got {rank}")
+        raise ValueError(f"rank must be 1..{largest} for a {out_features}x{in_features} layer, got {rank}")
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    if init not in INITS and init not in DECOMPOSITIONS:
+        raise ValueError(f"init must be one of {', '.join((*INITS, *DECOMPOSITIONS))}, got {init!r}")
+    if init in DECOMPOSITIONS and not (weight_of(base).is_meta or weight_of(base).isfinite().all()):
+        raise ValueError(f"init={init!r} needs a finite weight, and this one holds a NaN or an infinity")

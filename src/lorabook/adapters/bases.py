@@ -66,7 +66,7 @@ def features(base: nn.Module) -> tuple[int, int]:
         return out_features, in_features
     if not is_linear(base):
         raise TypeError(
-            f"base must be an nn.Linear, a Conv1D or another layer with in_features and out_features, got {type(base).__name__}"
+            f"base must be an nn.Linear, got {type(base).__name__}; Conv1D, or a layer with in_features and out_features, will do too"
         )
     return int(base.out_features), int(base.in_features)  # type: ignore[arg-type]
 

@@ -99,4 +99,4 @@ class DoRALinear(LoRALinear):
         """As for LoRA, and the magnitude must be finite too."""
         super().check_mergeable()
         if not self.magnitude.isfinite().all():
-            raise AdapterError("the magnitude holds a NaN or an infinity: merging would destroy the base's weight")
+            raise AdapterError("this layer holds a NaN or an infinity in its magnitude: merging would destroy the base's weight")

@@ -13,7 +13,7 @@ from torch import nn
 from lorabook.adapters.bases import AdapterError, OwnBias, is_linear
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
-from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.linear import LoRALinear, check_settings
 from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_unmerged, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
 
@@ -114,6 +114,12 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
     _check_patterns(config, paths)
     biases = _biases(model, config, paths, whole)
     own_modules = dict(backbone(model))
+    for path in paths:  # before any layer draws a random number
+        rank, alpha = _rank_and_alpha(path, config)
+        try:
+            check_settings(own_modules[path], rank, alpha, config.dropout, config.init, over_embedding=True)
+        except ValueError as error:
+            raise ValueError(f"'{path}': {error}") from None
 
     def build(path: str) -> nn.Module:
         base = own_modules[path]
@@ -195,7 +201,8 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     found = list(dict.fromkeys(place for _, place in places(model)))
     if not found:
         raise AdapterError("the model has no LoRA to disable")
-    check_unmerged(model, "disabling it")
+    if any(layer.merged for _, layer in lora_layers(model)):
+        raise AdapterError("a merged adapter cannot be disabled: unmerge_lora(model) first")
     before = [place.current if isinstance(place, Site) else place.enabled for place in found]
     try:
         for place in found:
@@ -211,7 +218,7 @@ def _use(place: LoRALinear | Site, state: nn.Module | bool | None) -> None:
 
 
 def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, generator: torch.Generator | None) -> LoRALinear:
-    rank, alpha = value_for(path, config.rank_pattern, config.rank), value_for(path, config.alpha_pattern, config.alpha)
+    rank, alpha = _rank_and_alpha(path, config)
     if isinstance(base, nn.Embedding):
         if config.dora:
             raise ValueError("DoRA needs a linear layer, and this is an embedding: leave it out of the targets")
@@ -226,6 +233,10 @@ def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, gen
         init=config.init,
         generator=generator,
     )
+
+
+def _rank_and_alpha(path: str, config: LoRAConfig) -> tuple[int, float]:
+    return value_for(path, config.rank_pattern, config.rank), value_for(path, config.alpha_pattern, config.alpha)
 
 
 def _check_patterns(config: LoRAConfig, paths: list[str]) -> None:

@@ -136,9 +136,9 @@ class LoRALinear(nn.Module):
         if self.merged:
             raise AdapterError("this layer is merged already: unmerge it first")
         if not all(parameter.isfinite().all() for parameter in (self.lora_A, self.lora_B)):
-            raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
+            raise AdapterError("this layer holds a NaN or an infinity in lora_A or lora_B: merging would destroy the base's weight")
         if is_quantized(self.base):
-            raise AdapterError(f"{type(self.base).__name__} holds a quantized weight: dequantize_base(model) first, then merge")
+            raise AdapterError("this layer has a quantized base: dequantize_base(model) first, then merge")
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -156,7 +156,7 @@ class LoRALinear(nn.Module):
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
         merged = (weight.to(wide) + self.delta_weight(wide)).to(weight.dtype)
         if not merged.isfinite().all():
-            raise AdapterError(f"the merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
+            raise AdapterError(f"this layer's merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
         self._unmerged_weight = weight.clone()
         weight.copy_(merged)
 

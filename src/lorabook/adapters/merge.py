@@ -46,8 +46,9 @@ def merge_lora(model: nn.Module) -> None:
     bases = {path for path, _ in layers}
     for paths in shared_weights(model).values():
         if bases.intersection(paths):
+            names = " and ".join(f"{path}.base" if path in bases else path for path in paths)
             raise AdapterError(
-                f"{' and '.join(paths)} share one weight, so merging would change them all: untie them first, "
+                f"{names} share one weight, so merging would change them all: untie them first, "
                 f"module.weight = nn.Parameter(module.weight.clone())"
             )
     done: list[LoRALinear] = []
@@ -136,7 +137,7 @@ def _at(path: str, action: Callable[[], None]) -> None:
     try:
         action()
     except AdapterError as error:
-        raise AdapterError(f"'{path}': {error}") from None
+        raise AdapterError(str(error).replace("this layer", f"'{path}'")) from None
 
 
 def _layers(model: nn.Module) -> list[tuple[str, LoRALinear]]:

@@ -165,7 +165,7 @@ def check_new_name(model: nn.Module, name: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or hasattr(nn.ModuleDict, name):
         raise AdapterError(f"a name is 1 to 100 letters, digits, '_' or '-', and no method of ModuleDict, got {name!r}")
     if name in adapter_names(model):
-        raise AdapterError(f"the model has LoRA already under the name {name!r}: remove_lora(model) first, or take another name")
+        raise AdapterError(f"the model has LoRA already: remove_lora(model) first, or take a name other than {name!r}")
 
 
 def check_unmerged(model: nn.Module, what: str) -> None:

@@ -14,7 +14,7 @@ from lorabook.adapters.bases import AdapterError, OwnBias, is_linear
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.linear import LoRALinear, check_settings
-from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_unmerged, install, layers_named, own, places
+from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
 
 Built = TypeVar("Built")
@@ -108,7 +108,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
     if is_linear(model) or isinstance(model, nn.Embedding):
         raise AdapterError("the model is one linear layer: wrap it as LoRALinear(model, rank, alpha)")
     check_new_name(model, name)
-    check_unmerged(model, "adding an adapter")
+    check_settled(model, "adding an adapter")
     paths = matching_layers(model, config.targets)
     whole = matching_modules(model, config.train_modules, paths)
     _check_patterns(config, paths)
@@ -203,6 +203,7 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
         raise AdapterError("the model has no LoRA to disable")
     if any(layer.merged for _, layer in lora_layers(model)):
         raise AdapterError("a merged adapter cannot be disabled: unmerge_lora(model) first")
+    check_settled(model, "disabling an adapter")
     before = [place.current if isinstance(place, Site) else place.enabled for place in found]
     try:
         for place in found:

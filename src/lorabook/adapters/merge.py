@@ -10,7 +10,7 @@ from torch import nn
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.inject import lora_layers
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import Site, TrainedCopy, places, replace
+from lorabook.adapters.site import Site, TrainedCopy, check_settled, places, replace
 from lorabook.adapters.targets import shared_weights
 
 
@@ -43,6 +43,7 @@ def merge_lora(model: nn.Module) -> None:
         if layer.merged:
             raise AdapterError(f"'{path}' is merged already: unmerge_lora(model) first")
         _at(path, layer.check_mergeable)
+    check_settled(model, "merging")
     bases = {path for path, _ in layers}
     for paths in shared_weights(model).values():
         if bases.intersection(paths):

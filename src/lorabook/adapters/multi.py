@@ -17,7 +17,7 @@ from lorabook.adapters.site import (
     activate,
     backbone,
     check_new_name,
-    check_unmerged,
+    check_settled,
     install,
     layers_named,
     places,
@@ -49,7 +49,7 @@ def use_adapter(model: nn.Module, name: str) -> None:
         'sql'
     """
     layers_named(model, name)
-    check_unmerged(model, "switching")
+    check_settled(model, "switching")
     activate(model, name)
 
 
@@ -76,7 +76,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
         )
     """
     layers_named(model, name)
-    check_unmerged(model, "deleting an adapter")
+    check_settled(model, "deleting an adapter")
     for path, place in list(places(model)):
         if isinstance(place, Site):
             if place.active == name:
@@ -111,7 +111,7 @@ def rename_adapter(model: nn.Module, old: str, new: str) -> None:
     """
     layers_named(model, old)
     check_new_name(model, new)
-    check_unmerged(model, "renaming an adapter")
+    check_settled(model, "renaming an adapter")
     sites: dict[nn.Module, Site] = {}
     for path, place in list(places(model)):
         if isinstance(place, LoRALinear):
@@ -168,7 +168,7 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
     if rank is not None and rank < 1:
         raise AdapterError(f"rank must be at least 1, got {rank}")
     check_new_name(model, name)
-    check_unmerged(model, "combining adapters")
+    check_settled(model, "combining adapters")
     parts: dict[str, list[tuple[float, LoRALinear]]] = {}
     for adapter, weight in weights.items():
         for path, layer in layers_named(model, adapter).items():

@@ -168,13 +168,15 @@ def check_new_name(model: nn.Module, name: str) -> None:
         raise AdapterError(f"the model has LoRA already: remove_lora(model) first, or take a name other than {name!r}")
 
 
-def check_unmerged(model: nn.Module, what: str) -> None:
-    """Refuse while an adapter is merged.
+def check_settled(model: nn.Module, what: str) -> None:
+    """Refuse while an adapter is merged or a mixed batch runs.
 
     Raises:
-        AdapterError: some layer is merged.
+        AdapterError: as said.
     """
     for path, place in places(model):
+        if "forward" in place.__dict__:
+            raise AdapterError(f"a mixed_batch block is running, so {what} would go wrong: leave the block first")
         if any(isinstance(layer, LoRALinear) and layer.merged for layer in layers_of(place).values()):
             raise AdapterError(f"'{path}' is merged, so {what} would go wrong: unmerge_lora(model) first")
 

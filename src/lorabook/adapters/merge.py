@@ -124,7 +124,7 @@ def plain(place: LoRALinear | Site, *, merge: bool) -> nn.Module:
     """What is to stand at a place without adapters; with ``merge``, the biases and modules that its active layer trained."""
     layer = place.current if isinstance(place, Site) else place
     if merge and isinstance(layer, TrainedCopy):
-        return layer.module.to(layer.outer_dtype).requires_grad_(False)
+        return layer.module.to(layer.outer.dtype).requires_grad_(False)
     base = place.base
     biased = layer.base if isinstance(layer, LoRALinear) else layer
     if merge and isinstance(biased, OwnBias):

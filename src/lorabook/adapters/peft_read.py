@@ -31,10 +31,7 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
     saved = {path: _take(rest, modules[path].state_dict(), path, where) for path in whole}
     biases = {path: _take(rest, {"bias": bias}, path, where)["bias"] for path, bias in _biases(modules, config, factors, whole)}
     for key, tensor in rest.items():
-        # PEFT may write the base's own embedding along; one that was changed would be lost here.
-        path, _, name = key.rpartition(".")
-        own = dict(modules[path].named_parameters(recurse=False)).get(name) if path in factors else None
-        if name != "weight" or own is None or not torch.equal(own.detach().cpu().to(tensor.dtype), tensor):
+        if not _repeats(key, tensor, modules, saved):
             raise AdapterError(f"'{where}': unexpected tensor {key!r}, which no setting of the config accounts for")
 
     def build(path: str) -> nn.Module:
@@ -130,6 +127,16 @@ def _biases(
         if wanted and not _within(path, whole) and "bias" in dict(module.named_parameters(recurse=False)):
             found.append((path, module.get_parameter("bias")))
     return found
+
+
+def _repeats(key: str, tensor: Tensor, modules: dict[str, nn.Module], saved: dict[str, dict[str, Tensor]]) -> bool:
+    """Whether a tensor only repeats what is known: PEFT may write the base's own numbers along, or a trained bias twice."""
+    path, _, name = key.replace(".original_module.", ".").rpartition(".")
+    known = dict(modules[path].named_parameters(recurse=False)).get(name) if path in modules else None
+    if ".modules_to_save." in key:
+        path, _, name = key.partition(".modules_to_save.")
+        known = saved.get(path, {}).get(name)  # type: ignore[assignment]
+    return known is not None and torch.equal(known.detach().cpu().to(tensor.dtype), tensor)
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -72,18 +72,23 @@ class TrainedCopy(nn.Module):
         module: what to copy. It is frozen.
     """
 
+    outer: Tensor
+    inner: Tensor
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        floating = [parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()]
-        self.outer_dtype = floating[0] if floating else torch.float32
-        self.dtype = torch.promote_types(self.outer_dtype, torch.float32)
-        self.module = copy.deepcopy(module).to(self.dtype).requires_grad_(True)
+        outer = next((parameter.dtype for parameter in module.parameters()), torch.float32)
+        inner = torch.promote_types(outer, torch.float32)
+        self.module = copy.deepcopy(module).to(inner).requires_grad_(True)
         module.requires_grad_(False)
+        # Empty tensors rather than attributes, so that model.double() and the like change these dtypes too.
+        self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
+        self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the copy makes of the inputs, in the dtype that the module itself would give."""
-        y: Tensor = self.module(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
-        return y if self.dtype == self.outer_dtype else y.to(self.outer_dtype)
+        y: Tensor = self.module(*(x.to(self.inner.dtype) if x.is_floating_point() else x for x in inputs))
+        return y if self.inner.dtype == self.outer.dtype else y.to(self.outer.dtype)
 
 
 def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:

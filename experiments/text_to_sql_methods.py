@@ -1,0 +1,110 @@
+"""Fine-tune the backbone on text to SQL by several methods, each at its own best learning rate, with three seeds.
+
+    python experiments/text_to_sql_methods.py
+
+The learning rate of a method is chosen by execution accuracy on validation questions with seed 0; test questions are answered only by
+the runs at that rate. Runs that the result file already holds are not repeated, so an interrupted sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorabook import LoRAConfig, add_lora, best_device, count_parameters
+from lorabook.language.backbone import load_backbone
+from lorabook.tasks import text_to_sql
+from lorabook.training.loop import train
+
+_METHODS: dict[str, LoRAConfig | None] = {
+    "full fine-tuning": None,
+    "LoRA, all linear, r = 8": LoRAConfig(rank=8, alpha=16.0, targets="all-linear"),
+    "LoRA, all linear, r = 2": LoRAConfig(rank=2, alpha=16.0, targets="all-linear"),
+    "LoRA, q and v, r = 8": LoRAConfig(rank=8, alpha=16.0, targets=("q_proj", "v_proj")),
+}
+_RATES = {"full": (3e-4, 1e-3, 3e-3), "lora": (1e-3, 3e-3, 1e-2, 3e-2)}
+_SEEDS = (0, 1, 2)
+_TRAINING_EXAMPLES, _VALIDATION_QUESTIONS, _TEST_QUESTIONS = 4000, 300, 500
+
+
+def run(method: str, learning_rate: float, seed: int, split: text_to_sql.Split, steps: int) -> dict[str, Any]:
+    """Fine-tune once and answer the questions of one split."""
+    model, tokenizer = load_backbone()
+    config = _METHODS[method]
+    if config is not None:
+        add_lora(model, config, generator=torch.Generator().manual_seed(seed))
+    model.to(best_device())
+    examples = [text_to_sql.encode(example, tokenizer) for example in text_to_sql.examples("train", _TRAINING_EXAMPLES, seed=0)]
+    log = train(model, examples, steps=steps, learning_rate=learning_rate, seed=seed, description=method)
+    count = _VALIDATION_QUESTIONS if split == "validation" else _TEST_QUESTIONS
+    predictions = text_to_sql.predict(model, tokenizer, text_to_sql.examples(split, count, seed=0))
+    return {
+        "method": method,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "split": split,
+        "steps": steps,
+        "trainable": count_parameters(model).trainable,
+        "accuracy": text_to_sql.execution_accuracy(predictions),
+        "questions": count,
+        "final_loss": sum(log.losses[-20:]) / 20,
+        "seconds": round(log.seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare fine-tuning methods on text to SQL.")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("assets/results/text_to_sql_methods.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    runs: list[dict[str, Any]] = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
+
+    def done(**wanted: Any) -> dict[str, Any] | None:
+        return next((entry for entry in runs if all(entry[key] == value for key, value in wanted.items())), None)
+
+    def ensure(**wanted: Any) -> dict[str, Any]:
+        entry = done(**wanted)
+        if entry is None:
+            entry = run(**wanted)
+            runs.append(entry)
+            write(arguments.out, runs, arguments.threads)
+            print(f"{entry['method']:26} rate {entry['learning_rate']:.0e} seed {entry['seed']} {entry['split']:10} {entry['accuracy']:.1%}")
+        return entry
+
+    for method, config in _METHODS.items():
+        rates = _RATES["full" if config is None else "lora"]
+        tried = [ensure(method=method, learning_rate=rate, seed=0, split="validation", steps=arguments.steps) for rate in rates]
+        best = max(tried, key=lambda entry: entry["accuracy"])["learning_rate"]
+        for seed in _SEEDS:
+            ensure(method=method, learning_rate=best, seed=seed, split="test", steps=arguments.steps)
+
+
+def write(path: Path, runs: list[dict[str, Any]], threads: int) -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
+    provenance = {
+        "command": "python experiments/text_to_sql_methods.py",
+        "commit": commit,
+        "device": f"{best_device().type}, {threads} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(sum(entry["seconds"] for entry in runs), 1),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"provenance": provenance, "runs": runs}, indent=1) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()

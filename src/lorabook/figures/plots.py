@@ -1,0 +1,96 @@
+"""The book's figures that take more than a few lines: arrays in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from lorabook.figures.style import COLORS, INK
+
+
+def image_row(images: Sequence[ArrayLike], titles: Sequence[str]) -> Figure:
+    """Grey pictures side by side, black at 0 and white at 1.
+
+    Args:
+        images: arrays (height, width).
+        titles: a line above each.
+    """
+    figure, axes = plt.subplots(1, len(images), figsize=(7.0, 2.6), squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        axis.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(title, loc="center", fontsize="small")
+        axis.axis("off")
+    return figure
+
+
+def spectra(curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], tolerance: float | None = None) -> Figure:
+    """Singular values in falling order, on a logarithmic scale.
+
+    Args:
+        curves: label and singular values of each matrix.
+        colors: the colour of each label.
+        tolerance: a horizontal line, below which a singular value counts as rounding.
+    """
+    figure, axis = plt.subplots()
+    for label, values in curves.items():
+        numbers = np.asarray(values)
+        axis.semilogy(np.arange(1, len(numbers) + 1), numbers, color=colors[label], label=label, marker="o", markersize=3)
+    if tolerance is not None:
+        axis.axhline(tolerance, color=INK, linestyle="--", linewidth=1)
+        axis.annotate("tolerance", (1, tolerance), xytext=(0, 4), textcoords="offset points")
+    axis.set_xlabel("index $i$")
+    axis.set_ylabel(r"singular value $\sigma_i$")
+    if len(curves) > 1:
+        axis.legend(frameon=False)
+    return figure
+
+
+def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
+    r"""What a 2 x 2 matrix does to the unit circle, in the three steps of :math:`U \Sigma V^\top`."""
+    u, stretch, vh = np.linalg.svd(np.asarray(matrix))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    points = np.stack([np.cos(angle), np.sin(angle)])
+    directions = vh.T  # the right singular vectors, as columns
+    steps = (
+        ("unit circle", np.eye(2)),
+        (r"$V^\top$ rotates", vh),
+        (r"$\Sigma$ stretches", np.diag(stretch) @ vh),
+        (r"$U$ rotates", (u * stretch) @ vh),
+    )
+    figure, axes = plt.subplots(1, 4, figsize=(7.0, 2.3), sharex=True, sharey=True)
+    for axis, (title, map_) in zip(axes, steps, strict=True):
+        axis.plot(*(map_ @ points), color=COLORS["W"])
+        for name, arrow in zip(("$v_1$", "$v_2$"), (map_ @ directions).T, strict=True):
+            axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "->", "color": INK})
+            axis.annotate(name, arrow * (1 + 0.45 / np.linalg.norm(arrow)), ha="center", va="center", fontsize="small")
+        axis.set_title(title, loc="center", fontsize="small")
+        axis.set_aspect("equal")
+    return figure
+
+
+def against_rank(ranks: ArrayLike, curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], ylabel: str, mark: tuple[float, str]) -> Figure:
+    """Quantities that change with the rank, labelled at their right ends, with one rank marked.
+
+    Args:
+        ranks: the horizontal axis.
+        curves: label and values of each quantity.
+        colors: the colour of each label.
+        ylabel: what the vertical axis measures.
+        mark: a rank and its name.
+    """
+    figure, axis = plt.subplots()
+    positions = np.asarray(ranks)
+    for label, values in curves.items():
+        numbers = np.asarray(values)
+        axis.plot(positions, numbers, color=colors[label])
+        axis.annotate(label, (positions[-1], numbers[-1]), xytext=(6, 0), textcoords="offset points", va="center")
+    axis.axvline(mark[0], color=INK, linestyle="--", linewidth=1)
+    axis.annotate(mark[1], (mark[0], 0), xytext=(5, 5), textcoords="offset points")
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("rank $r$")
+    axis.set_ylabel(ylabel)
+    return figure

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lorabook.adapters.bases import AdapterError
@@ -27,6 +25,8 @@ def write_pair(directory: Path, config: bytes, tensors: dict[str, Tensor], metad
     Raises:
         OSError: the directory cannot be written.
     """
+    from safetensors.torch import save  # here, so that importing the package does not load it
+
     directory.mkdir(parents=True, exist_ok=True)
     _finish(directory)
     _write(directory / f"{TENSORS}.new", save(tensors, metadata=metadata))
@@ -102,6 +102,8 @@ def _plain_file(directory: Path, name: str) -> Path:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  a file is no dictionary

@@ -80,7 +80,7 @@ def test_gradients_of_input_a_and_b_pass_gradcheck(rank_stabilized):
     layer = make_layer(dtype=torch.float64, rank_stabilized=rank_stabilized)
     inputs = [tensor.detach().clone().requires_grad_(True) for tensor in (batch(dtype=torch.float64), layer.lora_A, layer.lora_B)]
 
-    def forward(x, lora_A, lora_B):  # noqa: N803
+    def forward(x, lora_A, lora_B):
         return functional_call(layer, {"lora_A": lora_A, "lora_B": lora_B}, (x,))
 
     assert torch.autograd.gradcheck(forward, inputs)

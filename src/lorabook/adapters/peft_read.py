@@ -26,6 +26,7 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
     modules = dict(backbone(model))
     whole = _outermost([path for path in modules if path and config.saves(path)])
     _check_targets(modules, config, factors, whole, where)
+    factors = {path: factors[path] for path in modules if path in factors}  # in the model's order
     for path, parts in factors.items():
         _check_factors(path, modules[path], parts, config, where)
     saved = {path: _take(rest, modules[path].state_dict(), path, where) for path in whole}

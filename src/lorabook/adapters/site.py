@@ -117,7 +117,7 @@ def backbone(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]
 
 
 def adapter_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the model's adapters, in the order in which they came.
+    """Names of the model's adapters, sorted.
 
     Example:
         >>> from lorabook import LoRAConfig, add_lora
@@ -127,7 +127,7 @@ def adapter_names(model: nn.Module) -> tuple[str, ...]:
         >>> adapter_names(model)
         ('sql', 'text')
     """
-    return tuple(dict.fromkeys(name for _, place in places(model) for name in layers_of(place)))
+    return tuple(sorted({name for _, place in places(model) for name in layers_of(place)}))
 
 
 def active_adapter(model: nn.Module) -> str | None:

@@ -76,9 +76,7 @@ def outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: se
     cache_path.mkdir(parents=True, exist_ok=True)
     ledger = cache_path / "fingerprints.json"
     known: dict[str, str] = json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else {}
-    current = {
-        name: fingerprint(path, Path(app.confdir)) for name in env.found_docs if (path := Path(env.doc2path(name))).suffix == ".md"
-    }
+    current = {name: fingerprint(path, Path(app.confdir)) for name in env.found_docs if (path := Path(env.doc2path(name))).suffix == ".md"}
     stale = [name for name, value in current.items() if known.get(name) != value]
     cache = get_cache(str(cache_path))
     for record in cache.list_cache_records():

@@ -46,7 +46,7 @@ def plan(query: Query) -> str:
 def documents(count: int, seed: int, split: str = "train") -> list[str]:
     """Three texts in four are a question with its plan, one is a schema with some query in SQL."""
     rng = random.Random(f"pretrain-{split}-{seed}")
-    texts = []
+    texts: list[str] = []
     while len(texts) < count:
         example = draw(rng)
         if split_of(example.query) != split:

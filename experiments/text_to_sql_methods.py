@@ -78,7 +78,9 @@ def main() -> None:
             entry = run(**wanted)
             runs.append(entry)
             write(arguments.out, runs, arguments.threads)
-            print(f"{entry['method']:26} rate {entry['learning_rate']:.0e} seed {entry['seed']} {entry['split']:10} {entry['accuracy']:.1%}")
+            print(
+                f"{entry['method']:26} rate {entry['learning_rate']:.0e} seed {entry['seed']} {entry['split']:10} {entry['accuracy']:.1%}"
+            )
         return entry
 
     for method, config in _METHODS.items():

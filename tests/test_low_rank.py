@@ -135,8 +135,15 @@ def test_energy_is_the_running_share_of_squares(values):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_energy_keeps_the_dtype(dtype):
-    assert energy(torch.tensor([2.0, 1.0], dtype=dtype)).dtype == dtype
+def test_energy_is_float64_whatever_it_was_computed_from(dtype):
+    assert energy(torch.tensor([2.0, 1.0], dtype=dtype)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_shares_do_not_depend_on_the_unit(size):
+    values = torch.tensor([4.0, 3.0], dtype=torch.float64)
+    assert torch.allclose(energy(size * values), energy(values))
+    assert effective_rank(size * values) == pytest.approx(effective_rank(values))
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.floats(1e-3, 1e3))

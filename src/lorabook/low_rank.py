@@ -31,7 +31,7 @@ def numerical_rank(matrix: Tensor, *, relative_tolerance: float | None = None) -
     singular_values = torch.linalg.svdvals(matrix)
     if relative_tolerance is None:
         relative_tolerance = max(matrix.shape) * torch.finfo(singular_values.dtype).eps
-    if relative_tolerance < 0:
+    if not relative_tolerance >= 0:
         raise ValueError(f"relative_tolerance must be at least 0, got {relative_tolerance}")
     return int((singular_values > relative_tolerance * singular_values.max()).sum())
 
@@ -88,13 +88,15 @@ def relative_error(matrix: Tensor, approximation: Tensor) -> float:
         approximation: :math:`\hat W`, (d, k).
 
     Raises:
-        ValueError: the shapes differ, or W is zero and the approximation is not.
+        ValueError: not matrices of finite numbers, the shapes differ, or W is zero and the approximation is not.
 
     Chapter: Rank.
     """
     if matrix.shape != approximation.shape:
         raise ValueError(f"the shapes must agree, got {tuple(matrix.shape)} and {tuple(approximation.shape)}")
-    size, distance = torch.linalg.norm(matrix), torch.linalg.norm(matrix - approximation)
+    _check_matrix(matrix)
+    _check_matrix(approximation)
+    size, distance = torch.linalg.norm(matrix.double()), torch.linalg.norm(matrix.double() - approximation.double())
     if size == 0 and distance > 0:
         raise ValueError("the relative error is not defined for a zero matrix")
     return float(distance / size) if size else 0.0
@@ -109,7 +111,7 @@ def energy(singular_values: Tensor) -> Tensor:
         singular_values: (n,), in falling order, not all zero.
 
     Returns:
-        (n,), rising to 1. The relative error at rank r is :math:`\sqrt{1 - E_r}`.
+        (n,), float64, rising to 1. The relative error at rank r is :math:`\sqrt{1 - E_r}`.
 
     Raises:
         ValueError: not a vector, all zero, or not finite.
@@ -120,8 +122,8 @@ def energy(singular_values: Tensor) -> Tensor:
         >>> [round(share, 2) for share in energy(torch.tensor([4.0, 3.0])).tolist()]
         [0.64, 1.0]
     """
-    squares = _spectrum(singular_values).double().square()
-    return (squares.cumsum(0) / squares.sum()).to(singular_values.dtype)
+    squares = _spectrum(singular_values).square()
+    return squares.cumsum(0) / squares.sum()
 
 
 def effective_rank(singular_values: Tensor) -> float:
@@ -144,7 +146,7 @@ def effective_rank(singular_values: Tensor) -> float:
         >>> round(effective_rank(torch.tensor([2.0, 2.0, 0.0])), 6)
         2.0
     """
-    values = _spectrum(singular_values).double()
+    values = _spectrum(singular_values)
     shares = values / values.sum()
     return float(torch.exp(-torch.xlogy(shares, shares).sum()))
 
@@ -172,6 +174,8 @@ def break_even_rank(d: int, k: int) -> float:
 def _check_matrix(matrix: Tensor) -> None:
     if matrix.ndim != 2 or 0 in matrix.shape or not matrix.isfinite().all():
         raise ValueError(f"need a matrix of finite numbers, got shape {tuple(matrix.shape)}")
+    if matrix.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"need float32 or float64, got {matrix.dtype}: convert with .float()")
 
 
 def _spectrum(singular_values: Tensor) -> Tensor:
@@ -179,4 +183,5 @@ def _spectrum(singular_values: Tensor) -> Tensor:
         raise ValueError("singular values are a vector of finite numbers of at least 0")
     if not singular_values.any():
         raise ValueError("all singular values are zero, so there is nothing to share")
-    return singular_values
+    # Shares do not depend on the unit; dividing by the largest keeps the squares in range.
+    return singular_values.double() / singular_values.max()

@@ -226,3 +226,18 @@ def test_a_state_dict_moves_a_trained_adapter_to_another_model(make_model, model
     adapt(other, seed=1)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(ids), model(ids))
+
+
+def test_attention_that_never_calls_its_output_layer_is_left_alone():
+    model = nn.Module()
+    model.attention = nn.MultiheadAttention(6, 2)
+    model.head = nn.Linear(6, 4)
+    assert add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets="all-linear")) == ("head",)
+
+
+def test_all_linear_skips_a_tied_layer_at_each_of_its_places():
+    model = nn.Module()
+    model.embedding, model.first, model.own = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False), nn.Linear(6, 4)
+    model.first.weight = model.embedding.weight
+    model.second = model.first
+    assert add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets="all-linear")) == ("own",)

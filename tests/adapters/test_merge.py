@@ -5,7 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from lorabook import AdapterError, LoRAConfig, LoRALinear, add_lora, lora_parameters, merge_lora, remove_lora, unmerge_lora
+from lorabook import (
+    AdapterError,
+    LoRAConfig,
+    LoRALinear,
+    adapter_disabled,
+    add_lora,
+    lora_parameters,
+    merge_lora,
+    remove_lora,
+    unmerge_lora,
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -165,3 +175,48 @@ def test_a_merged_model_is_not_loaded(model):
 def test_a_model_without_an_adapter_is_refused_with_the_remedy(model, operation):
     with pytest.raises(AdapterError, match=r"no LoRA: add_lora\(model, LoRAConfig\(\.\.\.\)\) first"):
         operation(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_around_a_merge_changes_nothing(dtype):
+    plain = LoRALinear(nn.Linear(7, 5).to(dtype), rank=3, alpha=4.0)
+    nn.init.normal_(plain.lora_B)
+    inside = LoRALinear(nn.Linear(7, 5).to(dtype), rank=3, alpha=4.0)
+    inside.load_state_dict(plain.state_dict())
+    plain.merge()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside.merge()
+    assert torch.equal(plain.base.weight, inside.base.weight)
+
+
+def test_an_overflow_is_refused_and_takes_back_the_layers_already_merged():
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)).half()
+    adapt(model, targets=("0", "1"))
+    nn.init.constant_(model[1].lora_A, 1.0)
+    nn.init.constant_(model[1].lora_B, 1e6)
+    before = weights(model)
+    with pytest.raises(AdapterError, match="does not fit"):
+        merge_lora(model)
+    assert same(before, weights(model))
+    assert not model[0].merged
+
+
+def test_a_disabled_adapter_is_not_merged():
+    model = nn.Sequential(nn.Linear(7, 5))
+    adapt(model, targets=("0",))
+    with adapter_disabled(model), pytest.raises(AdapterError, match="disabled"):
+        merge_lora(model)
+    assert not model[0].merged
+
+
+def test_a_model_that_is_itself_adapted_cannot_be_removed():
+    with pytest.raises(AdapterError, match=r"model\.base"):
+        remove_lora(LoRALinear(nn.Linear(7, 5), rank=3, alpha=4.0))
+
+
+def test_a_shared_bias_does_not_hinder_a_merge():
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 5))
+    model[1].bias = model[0].bias
+    adapt(model, targets=("0",))
+    merge_lora(model)
+    assert model[0].merged

@@ -131,7 +131,36 @@ def test_a_value_grows_to_a_hundred_thousand_bytes_and_no_further(intact, below,
 def test_writing_is_refused_even_without_the_authorizer():
     connection = create_database([("peaks", COLUMNS, ROWS)])
     connection.set_authorizer(None)
-    assert run_query(connection, "DELETE FROM peaks").error == "attempt to write a readonly database"
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM peaks")
+    connection.close()
+
+
+@pytest.mark.parametrize("levels", [4, 20, 40])
+def test_a_query_that_doubles_with_every_level_fails_before_it_is_prepared(intact, levels):
+    doubling = ", ".join(f"c{i} AS (SELECT l.x FROM c{i - 1} l, c{i - 1} r)" for i in range(1, levels))
+    result = run_query(intact, f"WITH c0 AS (SELECT 1 x), {doubling} SELECT count(*) FROM c{levels - 1}", seconds=0.5)
+    assert result.error == "more than 3 SELECTs"
+
+
+def test_the_widest_query_that_three_selects_allow_ends_in_time(intact):
+    wide = ", ".join(f"peaks p{i}" for i in range(60)), ", ".join(f"c c{i}" for i in range(60))
+    start = time.monotonic()
+    result = run_query(
+        intact, f"WITH c AS (SELECT 1 FROM {wide[0]}), e AS (SELECT 1 FROM {wide[1]}) SELECT count(*) FROM e, e f", seconds=0.5
+    )
+    assert result.error is not None
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("sql", ["", "-- nothing", ";", "   "])
+def test_what_selects_nothing_has_failed(intact, sql):
+    assert run_query(intact, sql).error == "not a query: nothing was selected"
+
+
+def test_a_keyword_can_name_a_table():
+    connection = create_database([("select", ["order"], [(3,)])])
+    assert run_query(connection, 'SELECT "order" FROM "select"').rows == ((3,),)
     connection.close()
 
 

@@ -216,3 +216,17 @@ def test_the_learning_rate_rises_evenly_to_one_and_falls_towards_zero(steps, dat
     assert all(0 < factor <= 1 for factor in factors[:steps])
     if steps > warmup_steps:
         assert factors[steps] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_batch_without_labels_is_named_as_such():
+    model = nn.Embedding(7, 7)
+    with pytest.raises(ValueError, match="no target token"):
+        train(model, [([1, 2], [-100, -100])], steps=1, learning_rate=0.1)
+
+
+def test_a_part_in_evaluation_mode_stays_in_it():
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Dropout(0.5), nn.Linear(5, 7))
+    model[1].eval()
+    train(model, [([1, 2], [2, 3])], steps=1, learning_rate=0.1)
+    assert model.training
+    assert not model[1].training

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 
 class AdapterError(RuntimeError):
-    """An adapter cannot do what was asked; the message names the rule, the value and the remedy, and nothing has changed.
+    """An adapter cannot do what was asked; the message names the rule, the value and the remedy.
 
     Example:
         >>> raise AdapterError("no adapter is called 'sql'; there are: text")
@@ -45,10 +45,12 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether :class:`~lorabook.LoRALinear` can stand on this layer."""
+    """Whether :class:`~lorabook.LoRALinear` can stand on this layer: one that has sizes, and no layers inside."""
     module = module.base if isinstance(module, OwnBias) else module
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False  # nn.MultiheadAttention reads this one's weight and never calls it, so an adapter there would do nothing
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return is_conv1d(module) or all(isinstance(size, int) for size in sizes)
+    return is_conv1d(module) or (all(isinstance(size, int) for size in sizes) and not any(True for _ in module.children()))
 
 
 def features(base: nn.Module) -> tuple[int, int]:

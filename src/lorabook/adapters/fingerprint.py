@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.nf4 import NF4Linear
 from lorabook.adapters.site import backbone
 
 SAMPLE = 4096
@@ -39,8 +40,10 @@ def base_fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for path, module in sorted(backbone(model), key=lambda item: item[0]):
-        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        for name in sorted(own.keys() - module._non_persistent_buffers_set):
+        own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+        if isinstance(module, NF4Linear):  # other buffers, such as running means, change while an adapter is trained
+            own.update(module.named_buffers(recurse=False))
+        for name in sorted(own):
             tensor = own[name].detach()
             if tensor.is_meta:
                 raise AdapterError(f"'{path}.{name}' has no numbers yet (meta device): load the base's weights first")

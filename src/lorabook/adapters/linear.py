@@ -149,12 +149,13 @@ class LoRALinear(nn.Module):
 
         Raises:
             AdapterError: already merged, A or B holds a NaN or an infinity, a quantized base, or a sum too large for the
-                weight's dtype.
+                weight's dtype. Nothing has changed then.
         """
         self.check_mergeable()
         weight = weight_of(self.base)
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
-        merged = (weight.to(wide) + self.delta_weight(wide)).to(weight.dtype)
+        with torch.autocast(weight.device.type, enabled=False):  # it would form the product in 16 bits
+            merged = (weight.to(wide) + self.delta_weight(wide)).to(weight.dtype)
         if not merged.isfinite().all():
             raise AdapterError(f"this layer's merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
         self._unmerged_weight = weight.clone()

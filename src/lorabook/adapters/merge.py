@@ -13,6 +13,8 @@ from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.site import Site, TrainedCopy, check_settled, places, replace
 from lorabook.adapters.targets import shared_weights
 
+NO_LORA = "the model has no LoRA: add_lora(model, LoRAConfig(...)) first"
+
 
 def merge_lora(model: nn.Module) -> None:
     """Add every update of the adapter in use to its layer's weight: the model then runs at the speed of its backbone.
@@ -42,11 +44,13 @@ def merge_lora(model: nn.Module) -> None:
     for path, layer in layers:
         if layer.merged:
             raise AdapterError(f"'{path}' is merged already: unmerge_lora(model) first")
+        if not layer.enabled:
+            raise AdapterError(f"'{path}' is disabled: merge outside adapter_disabled(model)")
         _at(path, layer.check_mergeable)
     check_settled(model, "merging")
-    bases = {path for path, _ in layers}
+    bases = dict(layers)
     for paths in shared_weights(model).values():
-        if bases.intersection(paths):
+        if not bases.keys().isdisjoint(paths):
             names = " and ".join(f"{path}.base" if path in bases else path for path in paths)
             raise AdapterError(
                 f"{names} share one weight, so merging would change them all: untie them first, "
@@ -109,9 +113,11 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
     """
     found = list(places(model))
     if not found:
-        _layers(model)
-    layers = list(lora_layers(model))
-    if merge and layers and not all(layer.merged for _, layer in layers):
+        raise AdapterError(NO_LORA)
+    if isinstance(model, LoRALinear):
+        raise AdapterError("the model is itself a LoRALinear, which nothing holds: its plain layer is model.base")
+    layers = _layers(model) if merge else list(lora_layers(model))
+    if merge and not all(layer.merged for _, layer in layers):
         merge_lora(model)
     for _, layer in layers:
         if layer.merged and not merge:
@@ -144,5 +150,6 @@ def _at(path: str, action: Callable[[], None]) -> None:
 def _layers(model: nn.Module) -> list[tuple[str, LoRALinear]]:
     layers = list(lora_layers(model))
     if not layers:
-        raise AdapterError("the model has no LoRA: add_lora(model, LoRAConfig(...)) first")
+        in_use = "no adapter is in use: use_adapter first, and not while the adapters are disabled"
+        raise AdapterError(in_use if any(True for _ in places(model)) else NO_LORA)
     return layers

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lorabook.adapters.bases import AdapterError
 from lorabook.adapters.factors import is_plain
 from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.merge import NO_LORA
 from lorabook.adapters.site import Site, adapter_names, check_settled, layers_named, layers_of, places
 
 
@@ -112,7 +113,7 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]
             if not is_plain(layer):
                 raise AdapterError(f"'{path}' of {name!r} is no plain LoRA update, so rows cannot share it: use_adapter instead")
     if not adapter_names(model):
-        raise AdapterError("the model has no LoRA: add_lora(model, LoRAConfig(...)) first")
+        raise AdapterError(NO_LORA)
     check_settled(model, "mixing adapters")
     mixed = {place: MixedRows(place, names) for _, place in places(model)}
     try:

@@ -54,10 +54,6 @@ class PeftConfig:
             return False
         return self.target_modules is None or _named(path, self.target_modules)
 
-    def saves(self, path: str) -> bool:
-        """Whether the config trains this module in full; PEFT asks only how the path ends, dot or no dot."""
-        return any(path.endswith(name) for name in self.modules_to_save)
-
     def rank_and_alpha(self, path: str) -> tuple[int, float]:
         """The rank and alpha of one layer."""
         rank = next((rank for pattern, rank in self.rank_pattern.items() if _ends(path, pattern)), self.r)

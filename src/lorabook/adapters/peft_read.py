@@ -24,7 +24,7 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
     """
     factors, rest = sort_tensors(tensors)
     modules = dict(backbone(model))
-    whole = _outermost([path for path in modules if path and config.saves(path)])
+    whole = _outermost([path for path in modules if path and _saved_whole(path, modules, config, rest)])
     _check_targets(modules, config, factors, whole, where)
     factors = {path: factors[path] for path in modules if path in factors}  # in the model's order
     for path, parts in factors.items():
@@ -103,6 +103,8 @@ def _check_factors(path: str, base: nn.Module, parts: dict[str, Tensor], config:
     shapes: dict[str, tuple[int, ...]] = {f"{kind}A": (rank, in_features), f"{kind}B": (out_features, rank)}
     if config.use_dora:
         shapes["magnitude"] = (out_features,)
+    if not all(tensor.is_floating_point() for tensor in parts.values()):
+        raise AdapterError(f"'{where}': the tensors of '{path}' must be floating-point numbers")
     got = {part: tuple(tensor.shape) for part, tensor in parts.items()}
     if got != shapes:
         raise AdapterError(f"'{where}': at rank {rank}, which its config says, '{path}' needs tensors of shapes {shapes}, got {got}")
@@ -112,8 +114,8 @@ def _take(rest: dict[str, Tensor], like: dict[str, Tensor], path: str, where: st
     """Take a module's tensors out of the rest, each of the shape that it has in the model."""
     for name, own in like.items():
         found = rest.get(f"{path}.{name}")
-        if found is None or found.shape != own.shape:
-            got = "none" if found is None else f"shape {tuple(found.shape)}"
+        if found is None or found.shape != own.shape or found.is_floating_point() != own.is_floating_point():
+            got = "none" if found is None else f"shape {tuple(found.shape)}, {found.dtype}"
             raise AdapterError(f"'{where}' must hold a tensor of shape {tuple(own.shape)} for '{path}.{name}', got {got}")
     return {name: rest.pop(f"{path}.{name}") for name in like}
 
@@ -128,6 +130,14 @@ def _biases(
         if wanted and not _within(path, whole) and "bias" in dict(module.named_parameters(recurse=False)):
             found.append((path, module.get_parameter("bias")))
     return found
+
+
+def _saved_whole(path: str, modules: dict[str, nn.Module], config: PeftConfig, rest: dict[str, Tensor]) -> bool:
+    """Whether the config trains this module in full. PEFT takes any path that ends so; tensors tell what it found."""
+    exact = [name for name in config.modules_to_save if name in modules]
+    loose = [name for name in config.modules_to_save if name not in exact and path.endswith("." + name)]
+    there = any(key.startswith(path + ".") for key in rest)
+    return path in exact or bool(loose) or (there and any(path.endswith(name) for name in config.modules_to_save))
 
 
 def _repeats(key: str, tensor: Tensor, modules: dict[str, nn.Module], saved: dict[str, dict[str, Tensor]]) -> bool:

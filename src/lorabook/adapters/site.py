@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.linear import LoRALinear
@@ -59,10 +62,9 @@ class Site(nn.Module):
         """The name of the layer that answers, None for the base."""
         return next((name for name, layer in self.layers.items() if layer is self.current), None)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the active layer makes of the inputs."""
-        y: Tensor = self.base(*inputs) if self.current is None else self.current(*inputs)
-        return y
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the active layer makes of the inputs, whichever the base takes."""
+        return self.base(*inputs, **named) if self.current is None else self.current(*inputs, **named)
 
 
 class TrainedCopy(nn.Module):
@@ -85,10 +87,16 @@ class TrainedCopy(nn.Module):
         self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
         self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the copy makes of the inputs, in the dtype that the module itself would give."""
-        y: Tensor = self.module(*(x.to(self.inner.dtype) if x.is_floating_point() else x for x in inputs))
-        return y if self.inner.dtype == self.outer.dtype else y.to(self.outer.dtype)
+        if self.inner.dtype == self.outer.dtype:
+            return self.module(*inputs, **named)
+        inputs, named = (tree_map(partial(_recast, self.outer.dtype, self.inner.dtype), given) for given in (inputs, named))
+        return tree_map(partial(_recast, self.inner.dtype, self.outer.dtype), self.module(*inputs, **named))
+
+
+def _recast(old: torch.dtype, new: torch.dtype, value: Any) -> Any:
+    return value.to(new) if isinstance(value, Tensor) and value.dtype == old else value
 
 
 def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:
@@ -192,6 +200,8 @@ def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
     The sole adapter of a model, if called "default", stands bare where it can: the module at its path is the
     :class:`~lorabook.LoRALinear` itself. In every other case each place becomes a :class:`Site`.
     """
+    if "" in layers:
+        raise AdapterError("the model is one layer, which nothing holds: put it into a module")
     bare = name == "default" and not adapter_names(model)
     model.requires_grad_(False)
     already: dict[int, Site] = {}  # a layer that stands in two places is put there once and stays shared

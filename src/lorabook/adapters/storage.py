@@ -13,7 +13,7 @@ from lorabook.adapters.bases import AdapterError
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 LARGEST_CONFIG_BYTES = 2**22
-DTYPES = ("F64", "F32", "F16", "BF16")
+DTYPES = ("F64", "F32", "F16", "BF16", "I64")  # the last for counters, which some modules hold
 
 
 def write_pair(directory: Path, config: bytes, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -31,7 +31,7 @@ def write_pair(directory: Path, config: bytes, tensors: dict[str, Tensor], metad
     _finish(directory)
     _write(directory / f"{TENSORS}.new", save(tensors, metadata=metadata))
     _write(directory / f"{CONFIG}.part", config)
-    os.replace(directory / f"{CONFIG}.part", directory / f"{CONFIG}.new")
+    _rename(directory / f"{CONFIG}.part", directory / f"{CONFIG}.new")
     _finish(directory)
 
 
@@ -41,8 +41,8 @@ def _finish(directory: Path) -> None:
         return
     (directory / CONFIG).unlink(missing_ok=True)
     if (directory / f"{TENSORS}.new").exists():
-        os.replace(directory / f"{TENSORS}.new", directory / TENSORS)
-    os.replace(directory / f"{CONFIG}.new", directory / CONFIG)
+        _rename(directory / f"{TENSORS}.new", directory / TENSORS)
+    _rename(directory / f"{CONFIG}.new", directory / CONFIG)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -50,6 +50,16 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.replace(source, target)
+    if os.name == "posix":  # the order of renames must outlast a loss of power, too
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def holds_adapter(directory: Path) -> bool:

@@ -75,20 +75,19 @@ def value_for(path: str, patterns: Mapping[Target, Value], default: Value) -> Va
 
 
 def shared_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Paths of the modules that hold one and the same weight tensor, for weights held by more than one module."""
-    owners: dict[int, dict[int, str]] = defaultdict(dict)
+    """Paths of the modules that hold one and the same weight matrix, for those held by more than one module."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
     for path, module in backbone(model):
         for parameter in module.parameters(recurse=False):
-            owners[parameter.untyped_storage().data_ptr() or id(parameter)].setdefault(id(module), path)
-    return {storage: list(paths.values()) for storage, paths in owners.items() if len(paths) > 1}
+            if parameter.ndim > 1:
+                owners[parameter.data_ptr() or id(parameter)].append((path, module))  # on the meta device every address is 0
+    return {key: [path for path, _ in found] for key, found in owners.items() if len({module for _, module in found}) > 1}
 
 
 def _open_to_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The model's own modules, less what lies inside one that an adapter trains in full, or is read without being called."""
+    """The model's own modules, less what lies inside one that an adapter trains in full."""
     sites = [path for path, _ in places(model)]
-    closed = nn.modules.linear.NonDynamicallyQuantizableLinear  # of nn.MultiheadAttention, which reads its weight directly
-    modules = [(path, module) for path, module in backbone(model) if not isinstance(module, closed)]
-    return [(path, module) for path, module in modules if not any(path.startswith(site + ".") for site in sites)]
+    return [(path, module) for path, module in backbone(model) if not any(path.startswith(site + ".") for site in sites)]
 
 
 def _name(target: Target) -> str:

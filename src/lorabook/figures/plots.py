@@ -72,7 +72,9 @@ def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
     return figure
 
 
-def against_rank(ranks: ArrayLike, curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], ylabel: str, mark: tuple[float, str]) -> Figure:
+def against_rank(
+    ranks: ArrayLike, curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], ylabel: str, mark: tuple[float, str]
+) -> Figure:
     """Quantities that change with the rank, labelled at their right ends, with one rank marked.
 
     Args:

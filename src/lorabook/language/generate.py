@@ -39,9 +39,12 @@ def generate(
         The added tokens of each prompt, in the order of the prompts.
 
     Raises:
-        ValueError: an empty prompt, a prompt longer than the context, a negative temperature, or sampling without a generator.
+        ValueError: an empty prompt, a prompt longer than the context, a negative limit or temperature, or sampling
+            without a generator.
     """
-    if temperature < 0 or (temperature > 0 and generator is None):
+    if max_new_tokens < 0 or batch_size < 1:
+        raise ValueError(f"max_new_tokens must be at least 0 and batch_size at least 1, got {max_new_tokens} and {batch_size}")
+    if not temperature >= 0 or (temperature > 0 and generator is None):
         raise ValueError(f"temperature must be 0, or positive with a generator; got {temperature} and {generator}")
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
@@ -49,7 +52,7 @@ def generate(
             raise ValueError(f"a prompt has 1 to {model.config.context} tokens, got {len(prompt)} in prompt {index}")
         by_length[len(prompt)].append(index)
 
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         results: list[list[int]] = [[] for _ in prompts]
@@ -62,7 +65,8 @@ def generate(
                     results[index] = tokens
         return results
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 def _continue(

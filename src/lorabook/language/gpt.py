@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return self.o_proj(y), (k, v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.n_head, -1)).transpose(1, 2)  # (B, T, n_embd) -> (B, n_head, T, head_dim)
+        return x.view(*x.shape[:2], self.n_head, -1).transpose(1, 2)  # (B, T, n_embd) -> (B, n_head, T, head_dim)
 
 
 class Block(nn.Module):

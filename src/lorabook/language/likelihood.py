@@ -89,8 +89,9 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> tuple[Tensor, Ten
         >>> round(total.item(), 4), count.item()
         (1.3863, 1)
     """
-    # Computed in float32: under autocast the logits arrive in 16 bits.
-    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    # Computed in float32 at least: under autocast the logits arrive in 16 bits.
+    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(wide, labels.flatten(), ignore_index=IGNORE, reduction="sum")
     return total, (labels != IGNORE).sum()
 
 
@@ -100,6 +101,9 @@ def perplexity(total: float, count: int) -> float:
     Args:
         total: summed negative log-likelihood in nats.
         count: number of target tokens, at least 1.
+
+    Raises:
+        ValueError: no target token.
     """
     if count < 1:
         raise ValueError(f"perplexity needs at least one target token, got {count}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,13 @@ Cell = str | int | float | bytes | None
 Row = tuple[Cell, ...]
 
 _ALLOWED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
-_ALLOWED_FUNCTIONS = {"abs", "avg", "count", "length", "lower", "max", "min", "round", "sum", "upper"}
+_ALLOWED_FUNCTIONS = {"abs", "avg", "coalesce", "count", "length", "like", "lower", "max", "min", "round", "sum", "total", "upper"}
 _INSTRUCTIONS_BETWEEN_CHECKS = 1000
+
+# Named subqueries that refer to each other can double a query with every level while SQLite prepares it, and no time limit reaches
+# into that. With three of these words in a query there are too few levels to matter.
+_MOST_SELECTS = 3
+_SELECT = re.compile(r"\b(?:select|values)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,27 +41,30 @@ def create_database(tables: Iterable[tuple[str, Sequence[str], Sequence[Row]]]) 
         tables: name, column names and rows of each table. Names must be plain identifiers.
 
     Returns:
-        A connection on which :func:`run_query` runs. An authorizer allows SELECT and ten harmless functions and nothing else;
-        SQLite's own limits bound the length of values, the depth of expressions and the number of attached files (none).
+        A connection for :func:`run_query`. An authorizer allows SELECT and some harmless functions and nothing else; SQLite's
+        own limits bound the length of values, the depth of expressions, the number of columns and of attached files (none).
 
     Raises:
         ValueError: a name that is not an identifier.
     """
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection = sqlite3.connect(":memory:", check_same_thread=False, cached_statements=0)
     for name, columns, rows in tables:
         for identifier in (name, *columns):
             if not identifier.isidentifier():
+                connection.close()
                 raise ValueError(f"names of tables and columns must be identifiers, got {identifier!r}")
-        connection.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
-        connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", rows)  # noqa: S608 (name is checked)
+        quoted = ", ".join(f'"{column}"' for column in columns)
+        connection.execute(f'CREATE TABLE "{name}" ({quoted})')
+        connection.executemany(f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(columns))})', rows)  # noqa: S608 (name is checked)
     connection.commit()
     connection.execute("PRAGMA query_only = ON")
     for limit, value in (
         (sqlite3.SQLITE_LIMIT_LENGTH, 100_000),
-        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 10_000),
+        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2_000),
         (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 100),
         (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, 10),
         (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+        (sqlite3.SQLITE_LIMIT_COLUMN, 100),
         (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 100),
     ):
         connection.setlimit(limit, value)
@@ -71,8 +80,8 @@ def _authorize(action: int, first: str | None, second: str | None, database: str
 def run_query(connection: sqlite3.Connection, sql: str, *, seconds: float = 1.0, max_rows: int = 1000) -> QueryResult:
     """Run one query and never raise because of what the query says.
 
-    A write, an ATTACH, a PRAGMA, a second statement, a syntax error, an endless recursion, too many rows: each comes back as a
-    result with an error.
+    A write, an ATTACH, a PRAGMA, a second statement, a syntax error, an endless recursion, too many rows or subqueries: each
+    comes back as a result with an error.
 
     Args:
         connection: a database that :func:`create_database` made.
@@ -87,10 +96,14 @@ def run_query(connection: sqlite3.Connection, sql: str, *, seconds: float = 1.0,
         >>> run_query(connection, "DROP TABLE cities").error
         'not authorized'
     """
+    if len(_SELECT.findall(sql)) > _MOST_SELECTS:
+        return QueryResult((), f"more than {_MOST_SELECTS} SELECTs")
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS_BETWEEN_CHECKS)
     try:
         cursor = connection.execute(sql)
+        if cursor.description is None:
+            return QueryResult((), "not a query: nothing was selected")
         rows = cursor.fetchmany(max_rows + 1)
         cursor.close()
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:

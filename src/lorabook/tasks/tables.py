@@ -47,8 +47,17 @@ class Table:
             >>> TABLES["rivers"].schema
             'rivers(name, country, sea, length, depth)'
         """
-        columns = ["name", *(column.name for column in (*self.texts, *self.numbers))]
-        return f"{self.name}({', '.join(columns)})"
+        return f"{self.name}({', '.join(self.columns)})"
+
+    @property
+    def described(self) -> tuple[Text | Number, ...]:
+        """All columns but the first, which is only a label."""
+        return (*self.texts, *self.numbers)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns in order."""
+        return ("name", *(column.name for column in self.described))
 
 
 # Thresholds that questions use. Rows also hold numbers between them.

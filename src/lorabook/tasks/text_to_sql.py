@@ -133,7 +133,7 @@ def draw(rng: random.Random) -> SQLExample:
     plural, number, text = rng.choice(table.plurals), rng.choice(table.numbers), rng.choice(table.texts)
     noun, category = rng.choice(number.nouns), rng.choice(text.nouns)
     kind = rng.choices(("list", "show", "count", "aggregate", "top", "group"), (4, 4, 4, 4, 4, 3))[0]
-    others = [column for column in (*table.texts, *table.numbers) if column is not number]
+    others = [column for column in table.described if column is not number]
     if kind == "group":
         others = [column for column in others if column is not text]
     count = rng.choice((1, 1, 2)) if kind in ("list", "show") else rng.choice((0, 1, 1, 2) if kind != "group" else (0, 0, 1))
@@ -183,9 +183,7 @@ def split_of(query: Query) -> Split:
 @cache
 def database() -> sqlite3.Connection:
     """The database in which queries are judged: every table, 200 rows each, always the same."""
-    return create_database(
-        (table.name, table.schema.partition("(")[2].rstrip(")").split(", "), rows(table, _DATABASE_SEED)) for table in TABLES.values()
-    )
+    return create_database((table.name, table.columns, rows(table, _DATABASE_SEED)) for table in TABLES.values())
 
 
 def examples(split: Split, count: int, *, seed: int) -> list[SQLExample]:
@@ -247,6 +245,9 @@ def judge(example: SQLExample, sql: str) -> Prediction:
     """Run a predicted query and compare its rows with the gold ones.
 
     Rows are compared as multisets, and in order only when the question asks for an order.
+
+    Raises:
+        ValueError: the gold query itself fails.
 
     Example:
         >>> example = SQLExample("count the stars", Query("stars", "*", "COUNT"))

@@ -79,7 +79,7 @@ def train(
         The losses, the wall time and the number of target tokens.
 
     Raises:
-        ValueError: nothing to train, no examples, steps or batch size below 1.
+        ValueError: nothing to train, no examples, steps or batch size below 1, a batch without any label.
         FloatingPointError: the loss is not finite; the update of that step was not made.
 
     Chapter: Fine-tuning with LoRA.
@@ -95,8 +95,9 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup_steps))
     batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))
 
-    losses, target_tokens = [], 0
-    was_training = model.training
+    losses: list[float] = []
+    target_tokens = 0
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     start = time.perf_counter()
     try:
@@ -105,11 +106,13 @@ def train(
             for _ in progress:
                 input_ids, labels = pad_batch(next(batches))
                 total, count = negative_log_likelihood(model(input_ids.to(device)), labels.to(device))
+                if not count:
+                    raise ValueError(f"the batch of step {len(losses)} has no target token: every example needs a label")
                 loss = total / count
                 if not torch.isfinite(loss):
                     raise FloatingPointError(f"loss is {loss.item()} at step {len(losses)}: lower the learning rate")
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimizer.step()
                 schedule.step()
@@ -117,7 +120,8 @@ def train(
                 target_tokens += int(count)
                 progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     return TrainingLog(tuple(losses), time.perf_counter() - start, target_tokens)
 
 

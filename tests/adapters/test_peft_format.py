@@ -308,3 +308,73 @@ def test_a_taken_name_is_refused(make_model, tmp_path):
     with pytest.raises(AdapterError, match="take a name other than 'default'"):
         load_adapter(model, tmp_path)
     assert repr(model) == repr(before)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers in its old words
+def test_several_adapters_that_peft_saved_are_read_by_name(tmp_path):
+    ids = torch.arange(8)[None]
+    theirs = peft.get_peft_model(gpt2(), peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    theirs.add_adapter("sql", peft.LoraConfig(r=3, target_modules=["c_fc"], fan_in_fan_out=True, use_rslora=True))
+    theirs.set_adapter("sql")
+    move(theirs)
+    theirs.save_pretrained(tmp_path)
+    load_adapter(ours := gpt2(), tmp_path, "sql")
+    load_adapter(ours, tmp_path)
+    use_adapter(ours, "sql")
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_block_called_with_named_inputs_trains_in_full(dtype, tmp_path):
+    def network():
+        return gpt2().to(dtype)
+
+    ids = torch.arange(8)[None]
+    adapt(model := network(), targets=("c_attn",), train_modules=("transformer.ln_f", "transformer.h.1.mlp", "transformer.wpe"))
+    model(ids).logits.float().square().sum().backward()
+    assert all(parameter.grad is not None for parameter in lora_parameters(model))
+    save_adapter(model, tmp_path)
+    load_adapter(other := network(), tmp_path)
+    assert torch.equal(model(ids).logits, other(ids).logits)
+    adapt(whole := network(), targets=("transformer.h.0.attn.c_attn",), train_modules=("transformer.h.1",))
+    assert whole(ids, attention_mask=torch.ones_like(ids)).logits.dtype == dtype
+
+
+def test_counters_and_running_means_are_saved_with_their_module_and_are_no_part_of_the_base(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    adapt(model := network(), targets=("0", "2"), train_modules=("1",))
+    model(torch.randn(5, 6))
+    save_adapter(model, tmp_path)
+    load_adapter(other := network(), tmp_path)
+    own = other[1].layers["default"].module
+    assert own.num_batches_tracked.item() == 1
+    assert torch.equal(own.running_mean, model[1].layers["default"].module.running_mean)
+
+
+def test_a_module_trained_in_full_is_not_mistaken_for_one_whose_name_ends_alike(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        heads = {"head": nn.Linear(6, 4), "lm_head": nn.Linear(6, 4), "block": nn.ModuleDict({"head": nn.Linear(6, 4)})}
+        return nn.ModuleDict({"q": nn.Linear(6, 5), **heads})
+
+    for name in ("head", "block.head"):
+        adapt(model := network(), targets=("q",), train_modules=(re.compile(re.escape(name)),))
+        save_adapter(model, tmp_path / name)
+        load_adapter(other := network(), tmp_path / name)
+        trained = {key for key, parameter in other.named_parameters() if parameter.requires_grad}
+        assert trained == {"q.lora_A", "q.lora_B", *(f"{name}.layers.default.module.{part}" for part in ("weight", "bias"))}
+
+
+def test_a_model_that_is_one_layer_is_refused_before_it_changes(tmp_path):
+    save_adapter(adapt(nn.Sequential(nn.Linear(6, 4)), targets=("0",)), tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    save_file({key.replace(".model.0", ".model."): value for key, value in tensors.items()}, tmp_path / TENSORS)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "target_modules": None}))
+    model = nn.Linear(6, 4)
+    with pytest.raises(AdapterError, match="the model is one layer"):
+        load_adapter(model, tmp_path)
+    assert model.weight.requires_grad

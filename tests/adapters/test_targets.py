@@ -103,3 +103,16 @@ def test_a_layer_whose_weight_is_read_without_a_call_is_no_target():
     assert add_lora(model, LoRAConfig(rank=2, targets="all-linear")) == ("proj",)
     with pytest.raises(AdapterError, match="no linear layer matches 'out_proj'"):
         add_lora(model, LoRAConfig(rank=2, targets=("out_proj",)), "other")
+
+
+def test_a_module_with_layers_inside_is_no_linear_layer_whatever_its_attributes(make_model):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features, self.out_features, self.inner = 6, 4, nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model = nn.ModuleDict({"block": Block()})
+    assert add_lora(model, LoRAConfig(rank=2, targets="all-linear")) == ("block.inner",)

@@ -133,6 +133,8 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
 
 def build_all(model: nn.Module, paths: list[str], build: Callable[[str], nn.Module]) -> dict[str, nn.Module]:
     """Build a layer for each path, one for a base that stands in two places; an error leaves the model as it was."""
+    if "" in paths:
+        raise AdapterError("the model is one layer, which nothing holds: put it into an nn.Sequential")
     own_modules = dict(backbone(model))
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     built: dict[int, nn.Module] = {}

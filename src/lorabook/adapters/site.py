@@ -200,8 +200,6 @@ def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
     The sole adapter of a model, if called "default", stands bare where it can: the module at its path is the
     :class:`~lorabook.LoRALinear` itself. In every other case each place becomes a :class:`Site`.
     """
-    if "" in layers:
-        raise AdapterError("the model is one layer, which nothing holds: put it into a module")
     bare = name == "default" and not adapter_names(model)
     model.requires_grad_(False)
     already: dict[int, Site] = {}  # a layer that stands in two places is put there once and stays shared

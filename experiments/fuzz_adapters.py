@@ -26,6 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lorabook import AdapterError, LoRAConfig, adapter_names, add_lora, load_adapter, remove_lora, save_adapter
+from lorabook.adapters.inject import lora_layers
 from lorabook.adapters.storage import CONFIG, TENSORS
 
 Files = dict[str, bytes]
@@ -219,9 +220,9 @@ def attack(model: nn.Module, sound: str, template: Files, seed: int) -> str:
             if state(model) != sound or adapter_names(model):
                 raise AssertionError(f"seed {seed}: refused, yet the model changed: {error}") from error
             return "refused"
-    outputs = model(torch.arange(7))
-    if not outputs.isfinite().all():
-        raise AssertionError(f"seed {seed}: loaded, yet the outputs are not finite")
+    model(torch.arange(7))
+    if not all(layer.delta_weight().isfinite().all() for _, layer in lora_layers(model)):
+        raise AssertionError(f"seed {seed}: loaded, yet an update is not finite")
     remove_lora(model)
     model.requires_grad_(True)
     if state(model) != sound:

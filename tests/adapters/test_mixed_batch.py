@@ -224,3 +224,17 @@ def test_inside_the_block_what_would_not_take_effect_is_refused(action, tmp_path
         action(model, tmp_path)
     assert not list(tmp_path.iterdir())
     use_adapter(model, "sql")
+
+
+def test_gradcheck_of_a_mixed_batch():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(4, 3)).double()
+    for name, rank in (("a", 1), ("b", 2)):
+        add_lora(model, LoRAConfig(rank=rank, alpha=5.0, targets=("0",), init="pissa" if rank == 2 else "kaiming"), name)
+    parameters = [parameter for name in "ab" for parameter in lora_parameters(model, name)]
+    for parameter in parameters:
+        parameter.data.add_(torch.randn_like(parameter))
+        parameter.requires_grad_(True)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    with mixed_batch(model, ["b", None, "a"]):
+        assert torch.autograd.gradcheck(lambda x, *_: model(x), (x, *parameters))

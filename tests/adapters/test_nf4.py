@@ -179,3 +179,11 @@ def test_what_cannot_be_quantized_leaves_the_model(make_model):
     with pytest.raises(AdapterError, match="finite"):
         quantize_base(model)
     assert repr(model) == repr(make_model())
+
+
+def test_gradcheck_of_the_quantized_layer_under_an_adapter():
+    torch.manual_seed(3)
+    layer = LoRALinear(NF4Linear(nn.Linear(6, 4)), 2, 3.0).double()
+    layer.lora_B.data.normal_()
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, layer.lora_A, layer.lora_B))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -96,7 +98,7 @@ def _check_factors(path: str, base: nn.Module, parts: dict[str, Tensor], config:
     if isinstance(base, nn.Embedding) and config.use_dora:
         raise AdapterError(f"'{where}' has DoRA on the embedding '{path}', which is not implemented here")
     out_features, in_features = features(base)
-    rank, _ = config.rank_and_alpha(path)
+    rank, alpha = config.rank_and_alpha(path)
     if rank > LARGEST_RANK_RATIO * max(out_features, in_features):
         raise AdapterError(f"'{where}': rank {rank} is absurd for '{path}', a {out_features}x{in_features} layer")
     kind = "embedding_" if isinstance(base, nn.Embedding) else ""
@@ -108,6 +110,9 @@ def _check_factors(path: str, base: nn.Module, parts: dict[str, Tensor], config:
     got = {part: tuple(tensor.shape) for part, tensor in parts.items()}
     if got != shapes:
         raise AdapterError(f"'{where}': at rank {rank}, which its config says, '{path}' needs tensors of shapes {shapes}, got {got}")
+    largest = alpha * math.prod(float(parts[part].double().norm()) for part in (f"{kind}A", f"{kind}B"))
+    if largest > torch.finfo(torch.float32).max:
+        raise AdapterError(f"'{where}': alpha {alpha} and the tensors of '{path}' make an update too large for float32")
 
 
 def _take(rest: dict[str, Tensor], like: dict[str, Tensor], path: str, where: str) -> dict[str, Tensor]:

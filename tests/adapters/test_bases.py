@@ -66,12 +66,18 @@ def test_the_update_is_the_dense_matrix_whatever_the_base_stores(kind, d, k, alp
     torch.testing.assert_close(weight_of(layer.base), dense.detach())
 
 
-@pytest.mark.parametrize("kind", BASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("layer_class", [LoRALinear, DoRALinear])
-def test_unmerging_restores_every_bit(kind, dtype, layer_class):
+@given(
+    kind=st.sampled_from(sorted(BASES)),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    layer_class=st.sampled_from([LoRALinear, DoRALinear]),
+    sizes=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    alpha=st.floats(0.1, 64),
+    data=st.data(),
+)
+def test_unmerging_restores_every_bit(kind, dtype, layer_class, sizes, alpha, data):
     torch.manual_seed(1)
-    layer = shake(layer_class(shake(BASES[kind](31, 17)).to(dtype), 3, 8.0))
+    rank = data.draw(st.integers(1, min(sizes)))
+    layer = shake(layer_class(shake(BASES[kind](*sizes)).to(dtype), rank, alpha))
     before = layer.base.weight.clone()
     layer.merge()
     assert not torch.equal(layer.base.weight, before)

@@ -172,3 +172,20 @@ def test_a_model_that_is_one_layer_is_refused_before_it_changes(tmp_path):
     with pytest.raises(AdapterError, match="the model is one layer"):
         load_adapter(model, tmp_path)
     assert model.weight.requires_grad
+
+
+def test_a_layer_in_two_places_needs_the_same_tensors_for_both(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        shared = nn.Linear(6, 6)
+        return nn.Sequential(shared, nn.Tanh(), shared)
+
+    model = adapt(network(), targets=("0", "2"))
+    save_adapter(model, tmp_path)
+    load_adapter(other := network(), tmp_path)
+    x = torch.randn(3, 6)
+    assert other[0] is other[2]
+    assert torch.equal(model(x), other(x))
+    rewrite(tmp_path, lambda t: t.update({"base_model.model.2.lora_A.weight": t["base_model.model.2.lora_A.weight"] + 1}))
+    with pytest.raises(AdapterError, match="differs for '0' and '2', which are one layer in this model"):
+        load_adapter(network(), tmp_path)

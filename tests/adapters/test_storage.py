@@ -142,6 +142,21 @@ def test_what_is_no_plain_file_is_not_read(name, saved, make_model):
         load_adapter(make_model(), saved)
 
 
+def test_a_subfolder_that_leads_elsewhere_is_not_followed(saved, make_model, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "sql").symlink_to(saved)
+    with pytest.raises(AdapterError, match="is a link that leaves its directory"):
+        load_adapter(make_model(), tmp_path / "folder", "sql")
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_a_file_of_absurd_size_is_not_read(name, saved, make_model):
+    with (saved / name).open("r+b") as file:
+        file.truncate(2**42)  # takes no room on the disk
+    with pytest.raises(AdapterError, match="has 4,398,046,511,104 bytes, and no adapter of this model needs"):
+        load_adapter(make_model(), saved)
+
+
 def test_a_pickle_is_never_read(saved, make_model):
     (saved / TENSORS).rename(saved / "adapter_model.bin")
     with pytest.raises(AdapterError, match="only safetensors is read, no pickle"):

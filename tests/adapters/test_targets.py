@@ -76,6 +76,12 @@ def test_a_pattern_out_of_range_is_refused_before_anything_changes(make_model, s
     assert repr(model) == repr(make_model())
 
 
+def test_configs_compare_and_hash_by_their_settings():
+    one, same = (LoRAConfig(rank=3, rank_pattern={"proj": 2}) for _ in range(2))
+    assert one == same
+    assert len({one, same, LoRAConfig(rank=4)}) == 2
+
+
 def test_a_config_that_cannot_be_meant_is_refused():
     with pytest.raises(TypeError, match="targets is a tuple"):
         LoRAConfig(targets="q_proj")

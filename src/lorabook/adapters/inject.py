@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +15,6 @@ from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.linear import LoRALinear, check_settings
 from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
-
-Built = TypeVar("Built")
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ class LoRAConfig:
     dora: bool = False
     bias: str = "none"
     train_modules: tuple[Target, ...] = ()
-    rank_pattern: Mapping[Target, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[Target, float] = field(default_factory=dict)
+    rank_pattern: Mapping[Target, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: Mapping[Target, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, str) and self.targets != ALL_LINEAR:

@@ -14,7 +14,7 @@ from lorabook.adapters.fingerprint import base_fingerprint
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.peft_config import PeftConfig, dump_config, parse_config
 from lorabook.adapters.peft_keys import tensors_of
-from lorabook.adapters.peft_read import build_layers
+from lorabook.adapters.peft_read import build_layers, largest_bytes
 from lorabook.adapters.site import TrainedCopy, backbone, check_new_name, check_settled, install, layers_named
 from lorabook.adapters.storage import CONFIG, locate, read_pair, write_pair
 
@@ -108,7 +108,7 @@ def load_adapter(model: nn.Module, directory: str | Path, name: str = "default",
     check_settled(model, "loading")
     try:
         found = locate(Path(directory), name)
-        content, tensors, metadata = read_pair(found)
+        content, tensors, metadata = read_pair(found, largest_bytes(model))
     except (OSError, ValueError) as error:  # a directory that cannot be entered, a name that holds a zero byte
         raise AdapterError(f"'{directory}' cannot be read: {error}") from None
     config = parse_config(content, str(found / CONFIG))

@@ -18,6 +18,11 @@ LARGEST_RANK_RATIO = 4
 """No adapter's rank is larger than this many times the layer's larger side."""
 
 
+def largest_bytes(model: nn.Module) -> int:
+    """No file of tensors for this model is larger: 64 bytes for each of its numbers, and a mebibyte for names."""
+    return 2**20 + 64 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+
+
 def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor], where: str) -> dict[str, nn.Module]:
     """A layer for each place that the adapter changes; the model is left as it was, whether that succeeds or not.
 
@@ -31,6 +36,7 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
     factors = {path: factors[path] for path in modules if path in factors}  # in the model's order
     for path, parts in factors.items():
         _check_factors(path, modules[path], parts, config, where)
+    _check_shared(modules, factors, config, where)
     saved = {path: _take(rest, modules[path].state_dict(), path, where) for path in whole}
     biases = {path: _take(rest, {"bias": bias}, path, where)["bias"] for path, bias in _biases(modules, config, factors, whole)}
     for key, tensor in rest.items():
@@ -115,6 +121,16 @@ def _check_factors(path: str, base: nn.Module, parts: dict[str, Tensor], config:
         raise AdapterError(f"'{where}': alpha {alpha} and the tensors of '{path}' make an update too large for float32")
 
 
+def _check_shared(modules: dict[str, nn.Module], factors: dict[str, dict[str, Tensor]], config: PeftConfig, where: str) -> None:
+    """A layer that stands in two places gets one adapter, so the tensors for both must be the same."""
+    first: dict[nn.Module, str] = {}
+    for path, parts in factors.items():
+        other = first.setdefault(modules[path], path)
+        same = all(torch.equal(tensor, factors[other][part]) for part, tensor in parts.items())
+        if not same or config.rank_and_alpha(path) != config.rank_and_alpha(other):
+            raise AdapterError(f"'{where}' differs for '{other}' and '{path}', which are one layer in this model: untie them first")
+
+
 def _take(rest: dict[str, Tensor], like: dict[str, Tensor], path: str, where: str) -> dict[str, Tensor]:
     """Take a module's tensors out of the rest, each of the shape that it has in the model."""
     for name, own in like.items():
@@ -141,8 +157,9 @@ def _saved_whole(path: str, modules: dict[str, nn.Module], config: PeftConfig, r
     """Whether the config trains this module in full. PEFT takes any path that ends so; tensors tell what it found."""
     exact = [name for name in config.modules_to_save if name in modules]
     loose = [name for name in config.modules_to_save if name not in exact and path.endswith("." + name)]
-    there = any(key.startswith(path + ".") for key in rest)
-    return path in exact or bool(loose) or (there and any(path.endswith(name) for name in config.modules_to_save))
+    if path in exact or loose:
+        return True
+    return any(path.endswith(name) for name in config.modules_to_save) and any(key.startswith(path + ".") for key in rest)
 
 
 def _repeats(key: str, tensor: Tensor, modules: dict[str, nn.Module], saved: dict[str, dict[str, Tensor]]) -> bool:

@@ -71,9 +71,11 @@ def locate(directory: Path, name: str) -> Path:
     """Where the adapter of that name lies: in the subfolder of its name, or in the directory itself if that holds only one.
 
     Raises:
-        AdapterError: not there, or one of several and none of that name.
+        AdapterError: not there, one of several and none of that name, or a subfolder that is a link to elsewhere.
     """
     if name != "default" and holds_adapter(directory / name):
+        if (directory / name).resolve().parent != directory.resolve():
+            raise AdapterError(f"'{directory / name}' is a link that leaves its directory: give the folder that it leads to")
         return directory / name
     if not holds_adapter(directory):
         raise AdapterError(f"'{directory}' holds no {CONFIG}: give the directory that save_adapter or PEFT wrote")
@@ -83,8 +85,8 @@ def locate(directory: Path, name: str) -> Path:
     return directory
 
 
-def read_pair(directory: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
-    """The config, the tensors and their metadata, as they are in the files.
+def read_pair(directory: Path, largest_bytes: int) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
+    """The config, the tensors and their metadata, as they are in the files; the tensors' file is read up to a size.
 
     Raises:
         AdapterError: a file that is missing, not a plain file, outside the directory, too large or not safetensors; a tensor that
@@ -92,10 +94,12 @@ def read_pair(directory: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]
     """
     pending = (directory / f"{CONFIG}.new").exists()
     config = _plain_file(directory, f"{CONFIG}.new" if pending else CONFIG)
-    if config.stat().st_size > LARGEST_CONFIG_BYTES:
-        raise AdapterError(f"'{config}' has {config.stat().st_size} bytes, more than any adapter's config ({LARGEST_CONFIG_BYTES})")
     new_tensors = pending and (directory / f"{TENSORS}.new").exists()
-    tensors, metadata = _read_tensors(_plain_file(directory, f"{TENSORS}.new" if new_tensors else TENSORS))
+    path = _plain_file(directory, f"{TENSORS}.new" if new_tensors else TENSORS)
+    for file, largest in ((config, LARGEST_CONFIG_BYTES), (path, largest_bytes)):
+        if file.stat().st_size > largest:
+            raise AdapterError(f"'{file}' has {file.stat().st_size:,} bytes, and no adapter of this model needs {largest:,}")
+    tensors, metadata = _read_tensors(path)
     return config.read_bytes(), tensors, metadata
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -207,41 +209,62 @@ def test_training_mode_reaches_adapters_that_are_not_in_use(make_model):
 
 
 def _one_of_two(rank, folder, results):
-    """A process of two: one step on its half of the batch, gradients averaged."""
+    """A process of two: two steps on its half of a batch, gradients averaged; then half of every weight of another model."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
-    for name in ("idle", "busy"):
-        add_lora(model, LoRAConfig(rank=2, targets=("0", "1")), name)
+    model = two_adapters()
     parallel = nn.parallel.DistributedDataParallel(model)  # find_unused_parameters stays off: idle ones do not train
-    x = torch.randn(4, 7)
-    for _ in range(2):
-        F.mse_loss(parallel(x[2 * rank : 2 * rank + 2]), torch.zeros(2, 3)).backward()
-        with torch.no_grad():
-            for parameter in lora_parameters(model):
-                parameter.sub_(0.1 * parameter.grad)
-                parameter.grad = None
-    results[rank] = [parameter.detach().tolist() for parameter in lora_parameters(model)]
+    x = torch.linspace(-1, 1, 32).view(4, 8)
+    train(model, lambda: F.mse_loss(parallel(x[2 * rank : 2 * rank + 2]), torch.zeros(2, 4)))
+    trained = [parameter.detach().tolist() for parameter in lora_parameters(model)]
+
+    sharded, whole, mesh = two_adapters(), two_adapters(), init_device_mesh("cpu", (2,))
+    for module in (sharded[0], sharded[2], sharded):
+        fully_shard(module, mesh=mesh)
+    pairs = [[m(x) for m in (sharded, whole)]]
+    for y in pairs[0]:
+        y.square().sum().backward()
+    pairs += [(p.grad.full_tensor(), q.grad) for p, q in zip(lora_parameters(sharded), lora_parameters(whole), strict=True)]
+    for m in (sharded, whole):
+        use_adapter(m, "idle")
+    pairs.append([m(x) for m in (sharded, whole)])
+    results[rank] = (trained, [torch.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in pairs])
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_train_as_one_does(tmp_path):
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        multiprocessing.spawn(_one_of_two, (str(tmp_path), results), nprocs=2)
-        both = dict(results)
+def two_adapters():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4))
     for name in ("idle", "busy"):
-        add_lora(model, LoRAConfig(rank=2, targets=("0", "1")), name)
-    x = torch.randn(4, 7)
+        adapt(model, name, targets=("0", "2"))
+    return model
+
+
+def train(model, loss):
     for _ in range(2):
-        F.mse_loss(model(x), torch.zeros(4, 3)).backward()
+        loss().backward()
         with torch.no_grad():
             for parameter in lora_parameters(model):
                 parameter.sub_(0.1 * parameter.grad)
                 parameter.grad = None
-    assert both[0] == both[1]
-    for found, expected in zip(both[0], lora_parameters(model), strict=True):
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        multiprocessing.spawn(_one_of_two, (str(tmp_path_factory.mktemp("two")), results), nprocs=2)
+        return dict(results)
+
+
+def test_two_processes_train_as_one_does(two_processes):
+    model, x = two_adapters(), torch.linspace(-1, 1, 32).view(4, 8)
+    train(model, lambda: F.mse_loss(model(x), torch.zeros(4, 4)))
+    assert two_processes[0][0] == two_processes[1][0]
+    for found, expected in zip(two_processes[0][0], lora_parameters(model), strict=True):
         torch.testing.assert_close(torch.tensor(found), expected.detach())
+
+
+def test_sharded_weights_adapt_and_switch_as_whole_ones_do(two_processes):
+    for _, agreements in two_processes.values():
+        assert agreements == [True] * 6

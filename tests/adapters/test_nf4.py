@@ -18,6 +18,7 @@ from lorabook import (
     dequantize_base,
     dequantize_nf4,
     load_adapter,
+    lora_parameters,
     merge_lora,
     nf4_levels,
     quantize_base,
@@ -187,3 +188,18 @@ def test_gradcheck_of_the_quantized_layer_under_an_adapter():
     layer.lora_B.data.normal_()
     x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, layer.lora_A, layer.lora_B))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # what dynamo itself does with a Function
+def test_a_quantized_model_with_adapters_compiles_whole():
+    torch._dynamo.reset()
+    model, x = quantized(), torch.randn(5, 70)
+    add_lora(model, LoRAConfig(rank=3, targets=("0", "2")))
+    gradients = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in lora_parameters(model)])
+    for eager, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, eager)
+    torch._dynamo.reset()

@@ -2,8 +2,8 @@
 
     python experiments/text_to_sql_methods.py
 
-The learning rate of a method is chosen by execution accuracy on validation questions with seed 0; test questions are answered only by
-the runs at that rate. Runs that the result file already holds are not repeated, so an interrupted sweep goes on where it stopped.
+The learning rate of a method is chosen by execution accuracy on validation questions with seed 0, never on test questions; the other
+seeds run at that rate. Runs that the result file already holds are not repeated, so an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from lorabook.training.loop import train
 
 _METHODS: dict[str, LoRAConfig | None] = {
     "full fine-tuning": None,
-    "LoRA, all linear, r = 8": LoRAConfig(rank=8, alpha=16.0, targets="all-linear"),
-    "LoRA, all linear, r = 2": LoRAConfig(rank=2, alpha=16.0, targets="all-linear"),
-    "LoRA, q and v, r = 8": LoRAConfig(rank=8, alpha=16.0, targets=("q_proj", "v_proj")),
+    "LoRA, all linear, r = 16": LoRAConfig(rank=16, alpha=32.0, targets="all-linear"),
+    "LoRA, all linear, r = 4": LoRAConfig(rank=4, alpha=8.0, targets="all-linear"),
+    "LoRA, q and v, r = 16": LoRAConfig(rank=16, alpha=32.0, targets=("q_proj", "v_proj")),
 }
-_RATES = {"full": (3e-4, 1e-3, 3e-3), "lora": (1e-3, 3e-3, 1e-2, 3e-2)}
+_RATES = {"full": (5e-4, 1e-3, 2e-3), "lora": (2.5e-3, 5e-3, 1e-2)}
 _SEEDS = (0, 1, 2)
 _TRAINING_EXAMPLES, _VALIDATION_QUESTIONS, _TEST_QUESTIONS = 4000, 300, 500
 
 
-def run(method: str, learning_rate: float, seed: int, split: text_to_sql.Split, steps: int) -> dict[str, Any]:
-    """Fine-tune once and answer the questions of one split."""
+def run(method: str, learning_rate: float, seed: int, steps: int) -> dict[str, Any]:
+    """Fine-tune once and answer the validation and the test questions."""
     model, tokenizer = load_backbone()
     config = _METHODS[method]
     if config is not None:
@@ -43,17 +43,16 @@ def run(method: str, learning_rate: float, seed: int, split: text_to_sql.Split, 
     model.to(best_device())
     examples = [text_to_sql.encode(example, tokenizer) for example in text_to_sql.examples("train", _TRAINING_EXAMPLES, seed=0)]
     log = train(model, examples, steps=steps, learning_rate=learning_rate, seed=seed, description=method)
-    count = _VALIDATION_QUESTIONS if split == "validation" else _TEST_QUESTIONS
-    predictions = text_to_sql.predict(model, tokenizer, text_to_sql.examples(split, count, seed=0))
+    validation = text_to_sql.predict(model, tokenizer, text_to_sql.examples("validation", _VALIDATION_QUESTIONS, seed=0))
+    test = text_to_sql.predict(model, tokenizer, text_to_sql.examples("test", _TEST_QUESTIONS, seed=0))
     return {
         "method": method,
         "learning_rate": learning_rate,
         "seed": seed,
-        "split": split,
         "steps": steps,
         "trainable": count_parameters(model).trainable,
-        "accuracy": text_to_sql.execution_accuracy(predictions),
-        "questions": count,
+        "validation_accuracy": text_to_sql.execution_accuracy(validation),
+        "test_accuracy": text_to_sql.execution_accuracy(test),
         "final_loss": sum(log.losses[-20:]) / 20,
         "seconds": round(log.seconds, 1),
     }
@@ -61,7 +60,7 @@ def run(method: str, learning_rate: float, seed: int, split: text_to_sql.Split, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare fine-tuning methods on text to SQL.")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("assets/results/text_to_sql_methods.json"))
     arguments = parser.parse_args()
@@ -85,10 +84,10 @@ def main() -> None:
 
     for method, config in _METHODS.items():
         rates = _RATES["full" if config is None else "lora"]
-        tried = [ensure(method=method, learning_rate=rate, seed=0, split="validation", steps=arguments.steps) for rate in rates]
-        best = max(tried, key=lambda entry: entry["accuracy"])["learning_rate"]
+        tried = [ensure(method=method, learning_rate=rate, seed=0, steps=arguments.steps) for rate in rates]
+        best = max(tried, key=lambda entry: entry["validation_accuracy"])["learning_rate"]
         for seed in _SEEDS:
-            ensure(method=method, learning_rate=best, seed=seed, split="test", steps=arguments.steps)
+            ensure(method=method, learning_rate=best, seed=seed, steps=arguments.steps)
 
 
 def write(path: Path, runs: list[dict[str, Any]], threads: int) -> None:
@@ -99,6 +98,8 @@ def write(path: Path, runs: list[dict[str, Any]], threads: int) -> None:
         "device": f"{best_device().type}, {threads} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "validation_questions": _VALIDATION_QUESTIONS,
+        "test_questions": _TEST_QUESTIONS,
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(sum(entry["seconds"] for entry in runs), 1),
     }

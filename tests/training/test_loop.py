@@ -96,8 +96,8 @@ def test_a_run_equals_adam_written_out_with_the_schedule_the_clipping_and_the_de
         shrink = min(1.0, 0.5 / torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
         for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
             m.mul_(0.9).add_(0.1 * shrink * g)
-            v.mul_(0.999).add_(0.001 * (shrink * g) ** 2)
-            update = m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+            v.mul_(0.98).add_(0.02 * (shrink * g) ** 2)
+            update = m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.98 ** (step + 1))).sqrt() + 1e-8)
             p.data.sub_(rate * (update + 0.1 * p.data))
     for name, tensor in weights(model).items():
         torch.testing.assert_close(tensor, weights(reference)[name], rtol=1e-4, atol=1e-4)

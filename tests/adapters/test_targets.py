@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorabook import AdapterError, LoRAConfig, LoRAEmbedding, add_lora
+from lorabook import AdapterError, LoRAConfig, LoRAEmbedding, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
 from lorabook.adapters.site import layers_named
 
 
@@ -122,3 +122,30 @@ def test_a_module_with_layers_inside_is_no_linear_layer_whatever_its_attributes(
 
     model = nn.ModuleDict({"block": Block()})
     assert add_lora(model, LoRAConfig(rank=2, targets="all-linear")) == ("block.inner",)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dora": True}, {"init": "pissa"}])
+def test_with_a_frozen_a_only_b_trains_and_the_rest_of_its_life_is_the_same(settings, make_model, ids, tmp_path):
+    model = make_model()
+    add_lora(model, LoRAConfig(rank=2, targets=("proj",), freeze_a=True, **settings))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert torch.allclose(model(ids), make_model()(ids), atol=1e-5)
+    optimizer = torch.optim.SGD(lora_parameters(model), lr=0.01)
+    model(ids).square().mean().backward()
+    optimizer.step()
+    moved = {name.rpartition(".")[2] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == ({"lora_B", "magnitude"} if "dora" in settings else {"lora_B"})
+    save_adapter(model, tmp_path)
+    load_adapter(other := make_model(), tmp_path)
+    torch.testing.assert_close(other(ids), model(ids))
+    expected = model(ids)
+    merge_lora(model)
+    torch.testing.assert_close(model(ids), expected)
+
+
+def test_a_frozen_a_over_an_embedding_would_learn_nothing_and_is_refused(make_model):
+    model = make_model()
+    with pytest.raises(ValueError, match="'embedding': DoRA and a frozen A need a linear layer"):
+        add_lora(model, LoRAConfig(rank=2, targets=("embedding", "proj"), freeze_a=True))
+    assert repr(model) == repr(make_model())
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -32,6 +32,7 @@ class LoRAConfig:
         rank_stabilized: scale by alpha / sqrt(rank) instead.
         init: how linear layers start, "kaiming", "gaussian", "orthogonal", "pissa" or "olora".
         dora: make linear layers :class:`~lorabook.DoRALinear`.
+        freeze_a: train B alone (LoRA-FA, Zhang et al. 2023); A is then a buffer. A loaded adapter trains both again.
         bias: which biases train too, "none", "lora_only" (of adapted layers) or "all".
         train_modules: modules to train in full, named as targets are.
         rank_pattern: other ranks for some targets, by name or regular expression; the first that fits counts.
@@ -56,6 +57,7 @@ class LoRAConfig:
     rank_stabilized: bool = False
     init: str = "kaiming"
     dora: bool = False
+    freeze_a: bool = False
     bias: str = "none"
     train_modules: tuple[Target, ...] = ()
     rank_pattern: Mapping[Target, int] = field(default_factory=dict, hash=False)
@@ -220,11 +222,11 @@ def _use(place: LoRALinear | Site, state: nn.Module | bool | None) -> None:
 def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, generator: torch.Generator | None) -> LoRALinear:
     rank, alpha = _rank_and_alpha(path, config)
     if isinstance(base, nn.Embedding):
-        if config.dora:
-            raise ValueError("DoRA needs a linear layer, and this is an embedding: leave it out of the targets")
+        if config.dora or config.freeze_a:
+            raise ValueError("DoRA and a frozen A need a linear layer, and this is an embedding: leave it out of the targets")
         return LoRAEmbedding(base, rank, alpha, rank_stabilized=config.rank_stabilized, generator=generator)
     kind = DoRALinear if config.dora else LoRALinear
-    return kind(
+    layer = kind(
         OwnBias(base) if own_bias else base,
         rank,
         alpha,
@@ -233,6 +235,11 @@ def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, gen
         init=config.init,
         generator=generator,
     )
+    if config.freeze_a:
+        A = layer.lora_A.detach()
+        del layer.lora_A
+        layer.register_buffer("lora_A", A)
+    return layer
 
 
 def _rank_and_alpha(path: str, config: LoRAConfig) -> tuple[int, float]:

@@ -77,9 +77,8 @@ def main() -> None:
             entry = run(**wanted)
             runs.append(entry)
             write(arguments.out, runs, arguments.threads)
-            print(
-                f"{entry['method']:26} rate {entry['learning_rate']:.0e} seed {entry['seed']} {entry['split']:10} {entry['accuracy']:.1%}"
-            )
+            accuracies = f"validation {entry['validation_accuracy']:.1%} test {entry['test_accuracy']:.1%}"
+            print(f"{entry['method']:26} rate {entry['learning_rate']:.1e} seed {entry['seed']} {accuracies}")
         return entry
 
     for method, config in _METHODS.items():

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from lorabook.figures.style import INK
+from lorabook.figures.style import COLORS, INK
 
 
 class Picture:
@@ -54,10 +54,12 @@ def picture(figure: Figure, alt: str) -> Picture:
     svg = stream.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
+    for role, color in COLORS.items():  # a page may brighten a role's colour in the dark
+        svg = svg.replace(color.lower(), f"var(--lora-{role.lower()}, {color.lower()})")
     # Matplotlib's one style rule would reach every drawing on the page; it goes on the svg element instead.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     # Several drawings share a page, so ids need the figure's name; those to which nothing refers go.
-    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    used = set(re.findall(r"#([\w-]+)[\")]", svg)) & set(re.findall(r' id="([\w.-]+)"', svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", svg)
     svg = re.sub(r"#([\w-]+)(?=[\")])", lambda match: f"#{name}-{match[1]}" if match[1] in used else match[0], svg)
     label = html.escape(" ".join(alt.split()), quote=True)

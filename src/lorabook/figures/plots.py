@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from lorabook.figures.style import COLORS, INK
@@ -41,7 +42,7 @@ def spectra(curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], toler
         axis.semilogy(np.arange(1, len(numbers) + 1), numbers, color=colors[label], label=label, marker="o", markersize=3)
     if tolerance is not None:
         axis.axhline(tolerance, color=INK, linestyle="--", linewidth=1)
-        axis.annotate("tolerance", (1, tolerance), xytext=(0, 4), textcoords="offset points")
+        axis.annotate("tolerance", (axis.get_xlim()[1], tolerance), xytext=(0, 4), textcoords="offset points", ha="right")
     axis.set_xlabel("index $i$")
     axis.set_ylabel(r"singular value $\sigma_i$")
     if len(curves) > 1:
@@ -95,4 +96,70 @@ def against_rank(
     axis.set_ylim(bottom=0)
     axis.set_xlabel("rank $r$")
     axis.set_ylabel(ylabel)
+    return figure
+
+
+def loss_curves(curves: Mapping[str, Sequence[float]], *, colors: Mapping[str, str], window: int = 20) -> Figure:
+    """Losses against the step on a logarithmic scale: each run's moving average, with the single steps faint behind it.
+
+    Args:
+        curves: label and loss of each step.
+        colors: the colour of each label.
+        window: steps in the moving average.
+    """
+    figure, axis = plt.subplots()
+    for label, losses in curves.items():
+        numbers = np.asarray(losses)
+        smooth = np.convolve(numbers, np.ones(window) / window, mode="valid")
+        axis.semilogy(np.arange(1, len(numbers) + 1), numbers, color=colors[label], alpha=0.25, linewidth=1)
+        steps = np.arange(window, len(numbers) + 1)
+        axis.semilogy(steps, smooth, color=colors[label])
+        axis.annotate(label, (steps[-1], smooth[-1]), xytext=(6, 0), textcoords="offset points", va="center")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss (nats per target token)")
+    return figure
+
+
+def accuracy_against_parameters(points: Mapping[str, tuple[ArrayLike, ArrayLike]], *, colors: Mapping[str, str]) -> Figure:
+    """One dot for each run, the runs of a method joined by a line from the worst to the best.
+
+    Args:
+        points: label, and the numbers of trainable parameters and the accuracies (0 to 1) of its runs.
+        colors: the colour of each label.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 3.8))
+    for label, (parameters, accuracies) in points.items():
+        x, y = np.asarray(parameters), 100 * np.asarray(accuracies)
+        axis.semilogx(x, y, marker="o", color=colors[label])
+        axis.annotate(label, (x[0], y.min()), xytext=(0, -8), textcoords="offset points", ha="center", va="top", fontsize="small")
+    axis.margins(x=0.2, y=0.25)
+    axis.set_xlabel("trainable parameters")
+    axis.set_ylabel("execution accuracy (%)")
+    return figure
+
+
+def lora_layer() -> Figure:
+    """The adapted layer as a drawing: the frozen weight on one path, A and then B on the other, and their sum."""
+    figure, axis = plt.subplots(figsize=(7.0, 2.5))
+    axis.set(xlim=(0, 14.6), ylim=(0.2, 5.0), aspect="equal")
+    axis.axis("off")
+    for corner, width, height, role, ink, name in (
+        ((2.4, 1.0), 4.2, 3.6, "W", "white", "$W$\nfrozen"),
+        ((8.2, 1.0), 0.7, 3.6, "B", "white", "$B$"),
+        ((9.2, 3.9), 4.2, 0.7, "A", "black", "$A$"),
+    ):
+        axis.add_patch(Rectangle(corner, width, height, facecolor=COLORS[role], edgecolor="none"))
+        axis.text(corner[0] + width / 2, corner[1] + height / 2, name, ha="center", va="center", color=ink, fontsize=13)
+    for x, y, text in (
+        (4.5, 0.55, "$k$ columns"),
+        (8.55, 0.55, "$r$"),
+        (11.3, 3.5, "$k$ columns"),
+        (13.65, 4.25, "$r$"),
+        (7.4, 2.8, r"$+\; s$"),
+        (11.3, 2.0, "$r(d+k)$ numbers train,\nnot $dk$"),
+    ):
+        axis.text(x, y, text, ha="center", va="center")
+    axis.text(2.1, 2.8, "$d$ rows", ha="center", va="center", rotation=90)
+    for x, text, size in ((0.6, "$y =$", 15), (1.4, "(", 50), (13.9, ")", 50), (14.4, "$x$", 15)):
+        axis.text(x, 2.8, text, ha="center", va="center", fontsize=size)
     return figure

@@ -1,0 +1,97 @@
+"""The built pages as readers meet them: opened from disk, light and dark, wide and narrow."""
+
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tests.book.conftest import ROOT, SITE
+
+PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
+CHAPTERS = [path for path in PAGES if path.parent.name == "chapters"]
+AXE = (ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+def name(path):
+    return str(path.relative_to(SITE))
+
+
+def soup(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_every_chapter_of_the_contents_was_built():
+    listed = [line.split("file:")[1].strip() for line in (ROOT / "_toc.yml").read_text().splitlines() if "file:" in line]
+    assert {path.stem for path in CHAPTERS} == {file.rpartition("/")[2] for file in listed} | {"index"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_a_page_opened_from_disk_reads_correctly(visit, path, scheme, width):
+    visited = visit(path, scheme=scheme, width=width)
+    page = visited.page
+    assert visited.complaints == []
+    assert visited.elsewhere == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
+    assert page.evaluate("[...document.styleSheets].every(sheet => sheet.href === null || sheet.ownerNode.sheet !== null)")
+    if page.locator(".katex").count():
+        assert page.evaluate("document.fonts.check('16px KaTeX_Main')")
+        assert page.locator(".katex-error").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_axe_finds_no_violation_in_what_the_book_itself_writes(visit, path, scheme):
+    page = visit(path, scheme=scheme).page
+    page.evaluate(AXE)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    found = page.evaluate("axe.run('article', {resultTypes: ['violations']})")["violations"]
+    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found] == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_math_pictures_and_text_are_there_without_scripts(visit, path):
+    page = visit(path, scripts=False).page
+    written = soup(path)
+    assert page.locator("h1").first.is_visible()
+    assert page.locator(".katex").count() == len(written.select(".katex"))
+    assert not [element for element in written.select(".math") if "\\(" in element.get_text()]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_no_page_mentions_a_script_style_or_picture_of_another_host(path):
+    page = soup(path)
+    addresses = [
+        element.get(key) for key in ("src", "href") for element in page.select("script, link, img, iframe, source") if element.get(key)
+    ]
+    assert [address for address in addresses if "//" in address] == []
+    assert "unpkg" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_internal_link_and_anchor_leads_somewhere(path):
+    broken = []
+    for link in soup(path).select("a[href]"):
+        target, fragment = urldefrag(link["href"])
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file = (path.parent / unquote(target)).resolve() if target else path
+        if not file.is_file() or (fragment and file.suffix == ".html" and soup(file).find(id=unquote(fragment)) is None):
+            broken.append(link["href"])
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_every_drawing_has_a_text_alternative_and_ids_of_its_own(path):
+    page = soup(path)
+    for drawing in page.select(".lora-figure svg"):
+        assert drawing["role"] == "img"
+        assert len(drawing["aria-label"]) > 40
+    ids = [element["id"] for element in page.select("[id]")]
+    assert len(ids) == len(set(ids))
+
+
+def test_no_progress_bar_is_left_on_a_page():
+    assert [name(path) for path in CHAPTERS if "it/s" in path.read_text(encoding="utf-8")] == []

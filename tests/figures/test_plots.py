@@ -1,0 +1,62 @@
+"""The book's figures draw what they are given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from lorabook.figures import plots
+from lorabook.figures.style import COLORS, use_book_style
+
+
+@pytest.fixture(autouse=True)
+def book_style():
+    with plt.rc_context():
+        use_book_style()
+        yield
+    plt.close("all")
+
+
+def test_a_spectrum_is_drawn_in_order_from_one():
+    figure = plots.spectra({"W": [3.0, 2.0, 0.5]}, colors={"W": COLORS["W"]}, tolerance=0.1)
+    curve, tolerance = figure.axes[0].lines
+    assert curve.get_xdata().tolist() == [1, 2, 3]
+    assert curve.get_ydata().tolist() == [3.0, 2.0, 0.5]
+    assert set(tolerance.get_ydata()) == {0.1}
+
+
+def test_the_last_ellipse_is_the_matrix_applied_to_the_circle():
+    matrix = np.array([[1.6, 0.9], [0.2, 1.1]])
+    figure = plots.rotation_stretch_rotation(matrix)
+    circle, ellipse = (np.stack(figure.axes[index].lines[0].get_data()) for index in (0, 3))
+    assert np.allclose(matrix @ circle, ellipse)
+    assert np.allclose(np.linalg.norm(circle, axis=0), 1)
+
+
+def test_a_moving_average_ends_at_the_mean_of_the_last_steps():
+    losses = np.geomspace(4.0, 0.1, 50).tolist()
+    figure = plots.loss_curves({"LoRA": losses}, colors={"LoRA": COLORS["delta"]}, window=10)
+    smooth = figure.axes[0].lines[1]
+    assert smooth.get_ydata()[-1] == pytest.approx(np.mean(losses[-10:]))
+    assert smooth.get_xdata()[-1] == 50
+
+
+def test_every_run_is_a_dot_in_percent():
+    figure = plots.accuracy_against_parameters({"full": ([9, 9], [0.25, 0.5])}, colors={"full": COLORS["full"]})
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [25.0, 50.0]
+
+
+def test_pictures_keep_their_grey_levels():
+    figure = plots.image_row([np.full((2, 3), 0.5)], ["grey"])
+    (image,) = figure.axes[0].images
+    assert (image.norm.vmin, image.norm.vmax) == (0, 1)
+
+
+def test_curves_against_rank_are_labelled_and_the_mark_stands_where_it_is_told():
+    figure = plots.against_rank([1, 2], {"energy": [0.5, 1.0]}, colors={"energy": COLORS["W"]}, ylabel="share", mark=(1.5, "here"))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"energy", "here"}
+    assert set(figure.axes[0].lines[1].get_xdata()) == {1.5}
+
+
+def test_the_drawn_layer_names_its_three_matrices():
+    names = {text.get_text() for text in plots.lora_layer().axes[0].texts}
+    assert {"$W$\nfrozen", "$A$", "$B$"} <= names

@@ -9,6 +9,7 @@ Example:
 """
 
 from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.decomposed import DecomposedLoRALinear
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.inject import LoRAConfig, adapter_disabled, add_lora, lora_parameters
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
+    "DecomposedLoRALinear",
     "DoRALinear",
     "LoRAConfig",
     "LoRAEmbedding",

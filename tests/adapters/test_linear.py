@@ -249,7 +249,8 @@ def test_a_layer_without_storage_gets_an_adapter_without_storage():
         ({"alpha": float("inf")}, r"alpha must be a finite number above 0, got inf"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
         ({"dropout": float("nan")}, r"dropout must be at least 0 and below 1, got nan"),
-        ({"init": "zeros"}, r"init must be one of kaiming, gaussian, orthogonal, pissa, olora, got 'zeros'"),
+        ({"init": "zeros"}, r"init must be one of kaiming, gaussian, orthogonal, got 'zeros'"),
+        ({"init": "pissa"}, r"got 'pissa'; pissa and olora are for DecomposedLoRALinear"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_and_leaves_the_base_trainable(settings, message):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorabook.adapters.bases import AdapterError, weight_of
+from lorabook.adapters.bases import weight_of
+from lorabook.adapters.inits import DECOMPOSITIONS
 from lorabook.adapters.linear import LoRALinear
 
 
@@ -52,8 +53,6 @@ class DoRALinear(LoRALinear):
         init: str = "kaiming",
         generator: torch.Generator | None = None,
     ) -> None:
-        if init in ("pissa", "olora"):
-            raise ValueError(f"DoRA starts from the weight's own direction: init must not be {init!r}")
         super().__init__(base, rank, alpha, dropout=dropout, rank_stabilized=rank_stabilized, init=init, generator=generator)
         self.magnitude = nn.Parameter(self.row_norms().clone())
         if not self.magnitude.is_meta and not (self.magnitude > 0).all():
@@ -95,8 +94,9 @@ class DoRALinear(LoRALinear):
         change = (c - 1) * product.to(c.dtype) + c * F.linear(self.scaling * h, self.lora_B)
         return y + change.to(y.dtype)
 
-    def check_mergeable(self) -> None:
-        """As for LoRA, and the magnitude must be finite too."""
-        super().check_mergeable()
-        if not self.magnitude.isfinite().all():
-            raise AdapterError("this layer holds a NaN or an infinity in its magnitude: merging would destroy the base's weight")
+    @staticmethod
+    def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+        """As for LoRA; a part of the weight is no start, either."""
+        if init in DECOMPOSITIONS:
+            raise ValueError(f"DoRA starts from the weight's own direction: init must not be {init!r}")
+        LoRALinear.check_settings(base, rank, alpha, dropout, init)

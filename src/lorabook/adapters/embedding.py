@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.linear import LoRALinear, check_ranges
 
 
 class LoRAEmbedding(LoRALinear):
@@ -37,8 +37,6 @@ class LoRAEmbedding(LoRALinear):
         (torch.Size([1, 3, 6]), torch.Size([2, 10]), torch.Size([6, 2]))
     """
 
-    over_embedding = True
-
     def __init__(
         self,
         base: nn.Module,
@@ -48,10 +46,6 @@ class LoRAEmbedding(LoRALinear):
         rank_stabilized: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not isinstance(base, nn.Embedding):
-            raise TypeError(f"base must be an nn.Embedding, got {type(base).__name__}")
-        if base.max_norm is not None:
-            raise ValueError("an embedding with max_norm rewrites its weight at each call: set max_norm to None")
         super().__init__(base, rank, alpha, rank_stabilized=rank_stabilized, generator=generator)
 
     @torch.no_grad()
@@ -72,7 +66,15 @@ class LoRAEmbedding(LoRALinear):
         y: Tensor = self.base(ids)
         if self.merged or not self.enabled:
             return y
-        A, B = self.factors()
         # The padding token's embedding takes no gradient, here as in the base.
-        h = F.embedding(ids, A.T, padding_idx=self.base.padding_idx)  # type: ignore[arg-type]  # (...) -> (..., r)
-        return y + F.linear(self.scaling * h, B).to(y.dtype)  # (..., r) -> (..., width)
+        h = F.embedding(ids, self.lora_A.T, padding_idx=self.base.padding_idx)  # type: ignore[arg-type]  # (...) -> (..., r)
+        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., width)
+
+    @staticmethod
+    def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+        """Refuse what the layer cannot be built from; an embedding has no dropout and one way to start."""
+        if not isinstance(base, nn.Embedding):
+            raise TypeError(f"base must be an nn.Embedding, got {type(base).__name__}")
+        if base.max_norm is not None:
+            raise ValueError("an embedding with max_norm rewrites its weight at each call: set max_norm to None")
+        check_ranges(base, rank, alpha, dropout)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import OwnBias
+from lorabook.adapters.decomposed import DecomposedLoRALinear
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.linear import LoRALinear
@@ -55,6 +56,11 @@ def layer_from(
     if isinstance(layer, DoRALinear) and magnitude is not None:
         layer.magnitude = nn.Parameter(magnitude.to(layer.magnitude))
     return layer
+
+
+def factors_of(layer: LoRALinear) -> tuple[Tensor, Tensor]:
+    r"""A and B such that the layer's low-rank update is :math:`s B A`; those of PiSSA and OLoRA have twice the layer's rank."""
+    return layer.factors() if isinstance(layer, DecomposedLoRALinear) else (layer.lora_A, layer.lora_B)
 
 
 def cut(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:

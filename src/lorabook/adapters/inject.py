@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias, is_linear
+from lorabook.adapters.decomposed import DecomposedLoRALinear
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
-from lorabook.adapters.linear import LoRALinear, check_settings
+from lorabook.adapters.inits import DECOMPOSITIONS, INITS
+from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
 
@@ -116,7 +118,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
     for path in paths:  # before any layer draws a random number
         rank, alpha = _rank_and_alpha(path, config)
         try:
-            check_settings(own_modules[path], rank, alpha, config.dropout, config.init, over_embedding=True)
+            _kind(own_modules[path], config).check_settings(own_modules[path], rank, alpha, config.dropout, config.init)
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from None
 
@@ -221,11 +223,9 @@ def _use(place: LoRALinear | Site, state: nn.Module | bool | None) -> None:
 
 def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, generator: torch.Generator | None) -> LoRALinear:
     rank, alpha = _rank_and_alpha(path, config)
-    if isinstance(base, nn.Embedding):
-        if config.dora or config.freeze_a:
-            raise ValueError("DoRA and a frozen A need a linear layer, and this is an embedding: leave it out of the targets")
+    kind = _kind(base, config)
+    if kind is LoRAEmbedding:
         return LoRAEmbedding(base, rank, alpha, rank_stabilized=config.rank_stabilized, generator=generator)
-    kind = DoRALinear if config.dora else LoRALinear
     layer = kind(
         OwnBias(base) if own_bias else base,
         rank,
@@ -240,6 +240,19 @@ def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, gen
         del layer.lora_A
         layer.register_buffer("lora_A", A)
     return layer
+
+
+def _kind(base: nn.Module, config: LoRAConfig) -> type[LoRALinear]:
+    """The class of layer that goes over this base."""
+    if config.init not in INITS and config.init not in DECOMPOSITIONS:
+        raise ValueError(f"init must be one of {', '.join((*INITS, *DECOMPOSITIONS))}, got {config.init!r}")
+    if isinstance(base, nn.Embedding):
+        if config.dora or config.freeze_a:
+            raise ValueError("DoRA and a frozen A need a linear layer, and this is an embedding: leave it out of the targets")
+        return LoRAEmbedding
+    if config.dora:
+        return DoRALinear
+    return DecomposedLoRALinear if config.init in DECOMPOSITIONS else LoRALinear
 
 
 def _rank_and_alpha(path: str, config: LoRAConfig) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lorabook.adapters.bases import AdapterError as AdapterError  # re-exported
 from lorabook.adapters.bases import adapter_options, features, is_quantized, weight_of
-from lorabook.adapters.inits import DECOMPOSITIONS, INITS
+from lorabook.adapters.inits import INITS
 
 
 class LoRALinear(nn.Module):
@@ -29,8 +29,7 @@ class LoRALinear(nn.Module):
         alpha: numerator of the scaling, a finite number above 0.
         dropout: probability of zeroing an input of A while training, 0 <= dropout < 1.
         rank_stabilized: divide alpha by the square root of r instead of r.
-        init: how A starts: "kaiming" (the reference code), "gaussian" (the paper) or "orthogonal"; or how A and B do: "pissa"
-            or "olora", which take them from W. W itself then stays as it is: the layer adds what has changed since the start.
+        init: how A starts: "kaiming" (the reference code), "gaussian" (the paper) or "orthogonal".
         generator: a CPU generator for A; the global one when None.
 
     Raises:
@@ -46,8 +45,6 @@ class LoRALinear(nn.Module):
         (torch.Size([2, 6]), torch.Size([4, 2]), 4.0)
     """
 
-    over_embedding = False
-
     def __init__(
         self,
         base: nn.Module,
@@ -60,7 +57,7 @@ class LoRALinear(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_settings(base, rank, alpha, dropout, init, over_embedding=self.over_embedding)
+        self.check_settings(base, rank, alpha, dropout, init)
         out_features, in_features = features(base)
         device, dtype = adapter_options(base)
         self.base = base.requires_grad_(False)
@@ -74,25 +71,7 @@ class LoRALinear(nn.Module):
         self._unmerged_weight: Tensor | None = None
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
         self.lora_B = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
-        self.start_A: Tensor | None  # where A and B started, if their product was not zero then
-        self.start_B: Tensor | None
-        self.register_buffer("start_A", None)
-        self.register_buffer("start_B", None)
         self.reset_parameters(generator)
-
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Start afresh, as after construction; needed by a layer built on the meta device, once its base has its weights."""
-        if self.init in INITS:
-            # Drawn on the CPU, so that a seed gives the same A on every device.
-            self.lora_A.copy_(INITS[self.init](self.rank, self.lora_A.shape[1], generator))
-            self.lora_B.zero_()
-            return
-        if not self.lora_A.is_meta:
-            A, B = DECOMPOSITIONS[self.init](weight_of(self.base).to(self.lora_A.dtype), self.rank, self.scaling)
-            self.lora_A.copy_(A)
-            self.lora_B.copy_(B)
-        self.start_A, self.start_B = self.lora_A.detach().clone(), self.lora_B.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer.
@@ -106,39 +85,19 @@ class LoRALinear(nn.Module):
         y: Tensor = self.base(x)
         if self.merged or not self.enabled:
             return y
-        A, B = self.factors()
-        h = F.linear(self.dropout(x).to(A.dtype), A)  # (..., in) -> (..., r)
+        h = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., in) -> (..., r)
         # Scaling h costs r multiplications per token; scaling the output would cost out_features.
-        return y + F.linear(self.scaling * h, B).to(y.dtype)  # (..., r) -> (..., out)
+        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., out)
 
     @property
     def merged(self) -> bool:
         """Whether the update is in the base's weight at the moment."""
         return self._unmerged_weight is not None
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        r"""A and B such that :math:`\Delta W = s B A`; with PiSSA or OLoRA two of each, :math:`s (B A - B_0 A_0)`."""
-        if self.start_A is None or self.start_B is None:
-            return self.lora_A, self.lora_B
-        return torch.cat((self.lora_A, self.start_A)), torch.cat((self.lora_B, -self.start_B), dim=1)
-
     def delta_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B or the one given."""
-        A, B = self.factors()
-        return self.scaling * (B.to(dtype or B.dtype) @ A.to(dtype or A.dtype))
-
-    def check_mergeable(self) -> None:
-        """Refuse what :meth:`merge` would refuse.
-
-        Raises:
-            AdapterError: already merged, a NaN or an infinity in the adapter, or a quantized base.
-        """
-        if self.merged:
-            raise AdapterError("this layer is merged already: unmerge it first")
-        if not all(parameter.isfinite().all() for parameter in (self.lora_A, self.lora_B)):
-            raise AdapterError("this layer holds a NaN or an infinity in lora_A or lora_B: merging would destroy the base's weight")
-        if is_quantized(self.base):
-            raise AdapterError("this layer has a quantized base: dequantize_base(model) first, then merge")
+        A, B = (factor.to(dtype or factor.dtype) for factor in (self.lora_A, self.lora_B))
+        return self.scaling * (B @ A)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -148,14 +107,20 @@ class LoRALinear(nn.Module):
         (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
 
         Raises:
-            AdapterError: already merged, A or B holds a NaN or an infinity, a quantized base, or a sum too large for the
-                weight's dtype. Nothing has changed then.
+            AdapterError: already merged, a quantized base, or the update or the sum holds a NaN or an infinity. Nothing has
+                changed then.
         """
-        self.check_mergeable()
+        if self.merged:
+            raise AdapterError("this layer is merged already: unmerge it first")
+        if is_quantized(self.base):
+            raise AdapterError("this layer has a quantized base: dequantize_base(model) first, then merge")
         weight = weight_of(self.base)
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
         with torch.autocast(weight.device.type, enabled=False):  # it would form the product in 16 bits
-            merged = (weight.to(wide) + self.delta_weight(wide)).to(weight.dtype)
+            update = self.delta_weight(wide)
+        if not update.isfinite().all():
+            raise AdapterError("this layer holds a NaN or an infinity in its update: merging would destroy the base's weight")
+        merged = (weight.to(wide) + update).to(weight.dtype)
         if not merged.isfinite().all():
             raise AdapterError(f"this layer's merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
         self._unmerged_weight = weight.clone()
@@ -173,6 +138,13 @@ class LoRALinear(nn.Module):
         weight_of(self.base).copy_(self._unmerged_weight)
         self._unmerged_weight = None
 
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start afresh, as after construction; a layer built on the meta device needs it once it has memory."""
+        # Drawn on the CPU, so that a seed gives the same A on every device.
+        self.lora_A.copy_(INITS[self.init](self.rank, self.lora_A.shape[1], generator))
+        self.lora_B.zero_()
+
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""
         return f"rank={self.rank}, alpha={self.alpha}, scaling={self.scaling:.4g}, merged={self.merged}"
@@ -188,15 +160,28 @@ class LoRALinear(nn.Module):
             raise AdapterError(f"'{prefix.rstrip('.')}' is merged: unmerge_lora(model) before loading")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
+    @staticmethod
+    def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+        """Refuse what the layer cannot be built from, before anything is built; raises as the class says."""
+        check_linear(base, rank, alpha, dropout)
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}; pissa and olora are for DecomposedLoRALinear")
 
-def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str, *, over_embedding: bool = False) -> None:
-    """Refuse what :class:`LoRALinear` cannot be built from, before anything is built.
+
+def check_linear(base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    """Refuse a base that is no linear layer, and what :func:`check_ranges` refuses."""
+    if isinstance(base, nn.Embedding):
+        raise TypeError("base must be an nn.Linear or another linear layer, got Embedding: use LoRAEmbedding")
+    check_ranges(base, rank, alpha, dropout)
+
+
+def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    """Refuse a rank, alpha or dropout that this base does not allow.
 
     Raises:
-        TypeError, ValueError: as :class:`LoRALinear` says.
+        TypeError: the base has no features to adapt.
+        ValueError: a number outside its range.
     """
-    if isinstance(base, nn.Embedding) and not over_embedding:
-        raise TypeError("base must be an nn.Linear or another linear layer, got Embedding: use LoRAEmbedding")
     out_features, in_features = features(base)
     largest = min(out_features, in_features)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
@@ -205,7 +190,3 @@ def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, ini
         raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-    if init not in INITS and init not in DECOMPOSITIONS:
-        raise ValueError(f"init must be one of {', '.join((*INITS, *DECOMPOSITIONS))}, got {init!r}")
-    if init in DECOMPOSITIONS and not (weight_of(base).is_meta or weight_of(base).isfinite().all()):
-        raise ValueError(f"init={init!r} needs a finite weight, and this one holds a NaN or an infinity")

@@ -46,7 +46,6 @@ def merge_lora(model: nn.Module) -> None:
             raise AdapterError(f"'{path}' is merged already: unmerge_lora(model) first")
         if not layer.enabled:
             raise AdapterError(f"'{path}' is disabled: merge outside adapter_disabled(model)")
-        _at(path, layer.check_mergeable)
     check_settled(model, "merging")
     bases = dict(layers)
     for paths in shared_weights(model).values():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lorabook.adapters.bases import AdapterError
-from lorabook.adapters.factors import is_plain
+from lorabook.adapters.factors import factors_of, is_plain
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.merge import NO_LORA
 from lorabook.adapters.site import Site, adapter_names, check_settled, layers_named, layers_of, places
@@ -62,7 +62,7 @@ class MixedRows:
 
     def _stacked(self) -> tuple[Tensor, Tensor, Tensor]:
         """A (n + 1, r, in), B (n + 1, out, r) and scaling (n + 1,) of the n adapters; the last of each is zero, for no adapter."""
-        factors = [layer.factors() for layer in self.layers]
+        factors = [factors_of(layer) for layer in self.layers]
         some_A, some_B = factors[0]
         A = pad_sequence([*(A for A, _ in factors), some_A.new_zeros(1, some_A.shape[1])], batch_first=True)
         B = pad_sequence([*(B.T for _, B in factors), some_B.new_zeros(1, some_B.shape[0])], batch_first=True).transpose(1, 2)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lorabook.adapters.bases import AdapterError
-from lorabook.adapters.factors import cut, is_plain, layer_from
+from lorabook.adapters.factors import cut, factors_of, is_plain, layer_from
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.merge import plain
 from lorabook.adapters.site import (
@@ -181,8 +181,8 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
     layers: dict[str, nn.Module] = {}
     with torch.no_grad():
         for path, terms in parts.items():
-            A = torch.cat([layer.factors()[0] for _, layer in terms])  # (sum of r, in)
-            B = torch.cat([weight * layer.scaling * layer.factors()[1] for weight, layer in terms], dim=1)  # (out, sum of r)
+            A = torch.cat([factors_of(layer)[0] for _, layer in terms])  # (sum of r, in)
+            B = torch.cat([weight * layer.scaling * factors_of(layer)[1] for weight, layer in terms], dim=1)  # (out, sum of r)
             errors[path] = 0.0
             if rank is not None and rank < A.shape[0]:
                 A, B, errors[path] = cut(A, B, rank)

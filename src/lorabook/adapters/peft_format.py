@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias, is_conv1d, is_linear
+from lorabook.adapters.factors import factors_of
 from lorabook.adapters.fingerprint import base_fingerprint
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.peft_config import PeftConfig, dump_config, parse_config
@@ -126,7 +127,7 @@ def load_adapter(model: nn.Module, directory: str | Path, name: str = "default",
 def _config_of(model: nn.Module, layers: dict[str, nn.Module]) -> PeftConfig:
     """The settings that describe these layers; ranks and alphas that differ go under whole, escaped paths, in no need of order."""
     lora = {path: layer for path, layer in layers.items() if isinstance(layer, LoRALinear)}
-    ranks = {path: layer.factors()[0].shape[0] for path, layer in lora.items()}
+    ranks = {path: factors_of(layer)[0].shape[0] for path, layer in lora.items()}
     alphas = {path: _alpha(layer, ranks[path]) for path, layer in lora.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 1 for values in (ranks, alphas))
     some = next(iter(lora.values()), None)

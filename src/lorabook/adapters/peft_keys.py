@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
+from lorabook.adapters.factors import factors_of
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.site import TrainedCopy
 
@@ -30,7 +31,7 @@ def tensors_of(path: str, layer: nn.Module) -> dict[str, Tensor]:
         return {f"{key}.bias": layer.bias}
     if not isinstance(layer, LoRALinear):
         raise TypeError(f"'{path}' is no adapter layer: {type(layer).__name__}")
-    A, B = layer.factors()
+    A, B = factors_of(layer)
     if isinstance(layer, LoRAEmbedding):
         return {f"{key}.lora_embedding_A": A, f"{key}.lora_embedding_B": B}
     tensors = {f"{key}.lora_A.weight": A, f"{key}.lora_B.weight": B}

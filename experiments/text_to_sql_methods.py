@@ -13,6 +13,8 @@ import json
 import platform
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from lorabook.training.loop import train
 _METHODS: dict[str, LoRAConfig | None] = {
     "full fine-tuning": None,
     "LoRA, all linear, r = 16": LoRAConfig(rank=16, alpha=32.0, targets="all-linear"),
-    "LoRA, all linear, r = 4": LoRAConfig(rank=4, alpha=8.0, targets="all-linear"),
     "LoRA, q and v, r = 16": LoRAConfig(rank=16, alpha=32.0, targets=("q_proj", "v_proj")),
 }
 _RATES = {"full": (5e-4, 1e-3, 2e-3), "lora": (2.5e-3, 5e-3, 1e-2)}
@@ -61,40 +62,41 @@ def run(method: str, learning_rate: float, seed: int, steps: int) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare fine-tuning methods on text to SQL.")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one thread")
     parser.add_argument("--out", type=Path, default=Path("assets/results/text_to_sql_methods.json"))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-
     runs: list[dict[str, Any]] = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
 
-    def done(**wanted: Any) -> dict[str, Any] | None:
-        return next((entry for entry in runs if all(entry[key] == value for key, value in wanted.items())), None)
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
 
-    def ensure(**wanted: Any) -> dict[str, Any]:
-        entry = done(**wanted)
-        if entry is None:
-            entry = run(**wanted)
-            runs.append(entry)
-            write(arguments.out, runs, arguments.threads)
-            accuracies = f"validation {entry['validation_accuracy']:.1%} test {entry['test_accuracy']:.1%}"
-            print(f"{entry['method']:26} rate {entry['learning_rate']:.1e} seed {entry['seed']} {accuracies}")
-        return entry
+        def complete(wanted: list[tuple[str, float, int]]) -> None:
+            present = {(entry["method"], entry["learning_rate"], entry["seed"]) for entry in runs}
+            missing = [pool.submit(run, *key, arguments.steps) for key in wanted if key not in present]
+            for finished in as_completed(missing):
+                entry = finished.result()
+                runs.append(entry)
+                write(arguments.out, runs, arguments.workers)
+                accuracies = f"validation {entry['validation_accuracy']:.1%} test {entry['test_accuracy']:.1%}"
+                print(f"{entry['method']:26} rate {entry['learning_rate']:.1e} seed {entry['seed']} {accuracies}")
 
-    for method, config in _METHODS.items():
-        rates = _RATES["full" if config is None else "lora"]
-        tried = [ensure(method=method, learning_rate=rate, seed=0, steps=arguments.steps) for rate in rates]
-        best = max(tried, key=lambda entry: entry["validation_accuracy"])["learning_rate"]
-        for seed in _SEEDS:
-            ensure(method=method, learning_rate=best, seed=seed, steps=arguments.steps)
+        complete([(method, rate, 0) for method, config in _METHODS.items() for rate in _RATES["lora" if config else "full"]])
+        complete([(method, best_rate(runs, method), seed) for method in _METHODS for seed in _SEEDS])
 
 
-def write(path: Path, runs: list[dict[str, Any]], threads: int) -> None:
+def best_rate(runs: list[dict[str, Any]], method: str) -> float:
+    """The learning rate with the best validation accuracy at seed 0; the smallest of those that tie."""
+    tried = sorted(
+        (entry["learning_rate"], entry["validation_accuracy"]) for entry in runs if entry["method"] == method and not entry["seed"]
+    )
+    return float(max(tried, key=lambda pair: pair[1])[0])
+
+
+def write(path: Path, runs: list[dict[str, Any]], workers: int) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
     provenance = {
         "command": "python experiments/text_to_sql_methods.py",
         "commit": commit,
-        "device": f"{best_device().type}, {threads} threads",
+        "device": f"{best_device().type}, {workers} runs at a time, one thread each",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "validation_questions": _VALIDATION_QUESTIONS,
@@ -103,6 +105,8 @@ def write(path: Path, runs: list[dict[str, Any]], threads: int) -> None:
         "seconds": round(sum(entry["seconds"] for entry in runs), 1),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    order = {method: index for index, method in enumerate(_METHODS)}
+    runs = sorted(runs, key=lambda entry: (order[entry["method"]], entry["learning_rate"], entry["seed"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"provenance": provenance, "runs": runs}, indent=1) + "\n")
     temporary.replace(path)

@@ -46,7 +46,7 @@ def book(tmp_path):
         "src/lorabook/low.py": "def one():\n    return 'first'\n",
         "src/lorabook/high.py": "from lorabook.low import one\n",
         "src/lorabook/other.py": "def two():\n    return 'second'\n",
-        "chapters/index.md": HEADER + "\n# Index\n\n```{toctree}\nhigh\nother\n```\n",
+        "chapters/index.md": "# Index\n\n```{toctree}\nhigh\nother\n```\n",
         # The path is set in the cell, so that this package and not the installed one is imported.
         "chapters/high.md": chapter("High", "import sys\nsys.path.insert(0, '../src')\nfrom lorabook.high import one\nprint(one())"),
         "chapters/other.md": chapter("Other", "import sys\nsys.path.insert(0, '../src')\nfrom lorabook.other import two\nprint(two())"),

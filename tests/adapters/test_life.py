@@ -52,6 +52,7 @@ def graphs():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_adapters_of_one_shape_share_one_compiled_graph(make_model, ids, graphs):
     model = make_model()
     for name in ("a", "b", "c", "d"):
@@ -64,6 +65,7 @@ def test_adapters_of_one_shape_share_one_compiled_graph(make_model, ids, graphs)
     assert graphs.count == 1
 
 
+@pytest.mark.slow
 def test_another_alpha_costs_one_more_graph_and_then_none(make_model, ids, graphs):
     model = make_model()
     alphas = {"a": 8.0, "b": 5.0, "c": 3.0, "d": 11.0}
@@ -76,6 +78,7 @@ def test_another_alpha_costs_one_more_graph_and_then_none(make_model, ids, graph
     assert graphs.count <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"dora": True}, {"init": "pissa"}, {"bias": "all"}, {"targets": ("embedding",)}, {"train_modules": ("norm",)}]
 )
@@ -93,6 +96,7 @@ def test_every_kind_of_layer_compiles_whole_forward_and_backward(settings, make_
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_merging_and_disabling_take_effect_in_a_compiled_model(make_model, ids):
     torch._dynamo.reset()
     adapt(model := make_model())
@@ -257,6 +261,7 @@ def two_processes(tmp_path_factory):
         return dict(results)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(two_processes):
     model, x = two_adapters(), torch.linspace(-1, 1, 32).view(4, 8)
     train(model, lambda: F.mse_loss(model(x), torch.zeros(4, 4)))
@@ -265,6 +270,7 @@ def test_two_processes_train_as_one_does(two_processes):
         torch.testing.assert_close(torch.tensor(found), expected.detach())
 
 
+@pytest.mark.slow
 def test_sharded_weights_adapt_and_switch_as_whole_ones_do(two_processes):
     for _, agreements in two_processes.values():
         assert agreements == [True] * 6

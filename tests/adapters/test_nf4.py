@@ -191,6 +191,7 @@ def test_gradcheck_of_the_quantized_layer_under_an_adapter():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # what dynamo itself does with a Function
+@pytest.mark.slow
 def test_a_quantized_model_with_adapters_compiles_whole():
     torch._dynamo.reset()
     model, x = quantized(), torch.randn(5, 70)

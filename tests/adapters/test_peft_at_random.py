@@ -3,13 +3,20 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 import fuzz_adapters
 import peft_agreement
 
+pytestmark = pytest.mark.slow
 
-def test_a_slice_of_the_thousand_random_configurations_agrees_with_peft_to_1e_5():
-    assert max(peft_agreement.compare(seed) for seed in range(2000, 2060)) < 1e-5
+
+def test_a_slice_of_the_thousand_random_configurations_computes_what_peft_does():
+    errors = [peft_agreement.compare(seed) for seed in range(2000, 2060)]
+    assert max(found.float64 for found in errors) < 1e-10
+    # Where float32 cannot do better than 1e-5, PEFT is as far from the float64 result as this package is.
+    assert all(found.float32 < 1e-5 or found.ours_from_truth < 3 * found.theirs_from_truth for found in errors)
 
 
 def test_2000_mutated_directories_load_right_or_are_refused_with_the_model_untouched():

@@ -191,6 +191,7 @@ def test_trap_13_an_adapter_over_four_bits_is_not_merged_into_the_original_weigh
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.slow
 def test_trap_14_switching_compiles_nothing_anew_and_models_can_be_copied_and_pickled(make_model, ids):
     torch._dynamo.reset()
     compilations, model = [], make_model()

@@ -3,7 +3,8 @@
     python experiments/text_to_sql_methods.py
 
 The learning rate of a method is chosen by execution accuracy on validation questions with seed 0, never on test questions; the other
-seeds run at that rate. Runs that the result file already holds are not repeated, so an interrupted sweep goes on where it stopped.
+seeds run at that rate, and two of the methods once more with more steps. Runs that the result file already holds are not
+repeated, so an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _METHODS: dict[str, LoRAConfig | None] = {
 }
 _RATES = {"full": (5e-4, 1e-3, 2e-3), "lora": (2.5e-3, 5e-3, 1e-2)}
 _SEEDS = (0, 1, 2)
+_STEPS, _MORE_STEPS = 400, 600
+_LONGER = ("full fine-tuning", "LoRA, all linear, r = 16")  # methods that also run with more steps
 _TRAINING_EXAMPLES, _VALIDATION_QUESTIONS, _TEST_QUESTIONS = 4000, 300, 500
 
 
@@ -61,7 +64,6 @@ def run(method: str, learning_rate: float, seed: int, steps: int) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare fine-tuning methods on text to SQL.")
-    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one thread")
     parser.add_argument("--out", type=Path, default=Path("assets/results/text_to_sql_methods.json"))
     arguments = parser.parse_args()
@@ -69,25 +71,25 @@ def main() -> None:
 
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
 
-        def complete(wanted: list[tuple[str, float, int]]) -> None:
-            present = {(entry["method"], entry["learning_rate"], entry["seed"]) for entry in runs}
-            missing = [pool.submit(run, *key, arguments.steps) for key in wanted if key not in present]
+        def complete(wanted: list[tuple[str, float, int, int]]) -> None:
+            present = {(entry["method"], entry["learning_rate"], entry["seed"], entry["steps"]) for entry in runs}
+            missing = [pool.submit(run, *key) for key in wanted if key not in present]
             for finished in as_completed(missing):
                 entry = finished.result()
                 runs.append(entry)
                 write(arguments.out, runs, arguments.workers)
                 accuracies = f"validation {entry['validation_accuracy']:.1%} test {entry['test_accuracy']:.1%}"
-                print(f"{entry['method']:26} rate {entry['learning_rate']:.1e} seed {entry['seed']} {accuracies}")
+                print(f"{entry['method']:26} {entry['steps']} steps, rate {entry['learning_rate']:.1e} seed {entry['seed']} {accuracies}")
 
-        complete([(method, rate, 0) for method, config in _METHODS.items() for rate in _RATES["lora" if config else "full"]])
-        complete([(method, best_rate(runs, method), seed) for method in _METHODS for seed in _SEEDS])
+        complete([(method, rate, 0, _STEPS) for method, config in _METHODS.items() for rate in _RATES["lora" if config else "full"]])
+        complete([(method, best_rate(runs, method), seed, _STEPS) for method in _METHODS for seed in _SEEDS])
+        complete([(method, best_rate(runs, method), seed, _MORE_STEPS) for method in _LONGER for seed in _SEEDS])
 
 
 def best_rate(runs: list[dict[str, Any]], method: str) -> float:
     """The learning rate with the best validation accuracy at seed 0; the smallest of those that tie."""
-    tried = sorted(
-        (entry["learning_rate"], entry["validation_accuracy"]) for entry in runs if entry["method"] == method and not entry["seed"]
-    )
+    compared = [entry for entry in runs if entry["method"] == method and entry["seed"] == 0 and entry["steps"] == _STEPS]
+    tried = sorted((entry["learning_rate"], entry["validation_accuracy"]) for entry in compared)
     return float(max(tried, key=lambda pair: pair[1])[0])
 
 
@@ -106,7 +108,7 @@ def write(path: Path, runs: list[dict[str, Any]], workers: int) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     order = {method: index for index, method in enumerate(_METHODS)}
-    runs = sorted(runs, key=lambda entry: (order[entry["method"]], entry["learning_rate"], entry["seed"]))
+    runs = sorted(runs, key=lambda entry: (order[entry["method"]], entry["steps"], entry["learning_rate"], entry["seed"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"provenance": provenance, "runs": runs}, indent=1) + "\n")
     temporary.replace(path)

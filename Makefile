@@ -13,7 +13,7 @@ SOURCES := $(shell find chapters assets src _ext _static -type f -not -name '*.p
 export TQDM_DISABLE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book test test-fast lab serve bench clean lint unit lock
+.PHONY: help book test test-fast lab serve bench clean lint unit slow lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ help: ## list the commands
 book: _build/.built ## build the book; prints the page to open
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
-test: test-fast book $(VENV)/.test ## run every check, the built book in a browser included
+test: test-fast slow book $(VENV)/.test ## run every check, the built book in a browser included
 	@$(BIN)/python -m tests.book.browser
 	$(BIN)/python -m pytest tests/book
 
@@ -35,7 +35,10 @@ lint: $(VENV)/.test
 	$(BIN)/codespell
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest tests src --ignore tests/book
+	$(BIN)/python -m pytest tests src --ignore tests/book -m "not slow"
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest tests --ignore tests/book -m slow
 
 lab: $(VENV)/.lab ## open JupyterLab; a chapter's .md opens as a notebook
 	env -u TQDM_DISABLE $(BIN)/jupyter lab chapters

@@ -137,7 +137,7 @@ def test_one_target_without_a_layer_leaves_the_model_untouched(model, targets, e
         ({"rank": 5, "targets": ("head", "proj")}, r"'blocks\.0\.proj': rank must be 1\.\.4 for a 6x4 layer, got 5"),
         ({"alpha": -8.0}, r"alpha must be a finite number above 0, got -8\.0"),
         ({"dropout": 1.5}, r"dropout must be at least 0 and below 1, got 1\.5"),
-        ({"init": "ones"}, r"init must be one of kaiming, gaussian, got 'ones'"),
+        ({"init": "ones"}, r"init must be one of kaiming, gaussian, orthogonal, pissa, olora, got 'ones'"),
     ],
 )
 def test_a_setting_outside_its_range_leaves_the_model_untouched(model, settings, message):

@@ -80,7 +80,7 @@ def test_gradients_of_input_a_and_b_pass_gradcheck(rank_stabilized):
     layer = make_layer(dtype=torch.float64, rank_stabilized=rank_stabilized)
     inputs = [tensor.detach().clone().requires_grad_(True) for tensor in (batch(dtype=torch.float64), layer.lora_A, layer.lora_B)]
 
-    def forward(x, lora_A, lora_B):  # noqa: N803
+    def forward(x, lora_A, lora_B):
         return functional_call(layer, {"lora_A": lora_A, "lora_B": lora_B}, (x,))
 
     assert torch.autograd.gradcheck(forward, inputs)
@@ -249,7 +249,8 @@ def test_a_layer_without_storage_gets_an_adapter_without_storage():
         ({"alpha": float("inf")}, r"alpha must be a finite number above 0, got inf"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
         ({"dropout": float("nan")}, r"dropout must be at least 0 and below 1, got nan"),
-        ({"init": "zeros"}, r"init must be one of kaiming, gaussian, got 'zeros'"),
+        ({"init": "zeros"}, r"init must be one of kaiming, gaussian, orthogonal, got 'zeros'"),
+        ({"init": "pissa"}, r"got 'pissa'; pissa and olora are for DecomposedLoRALinear"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused_and_leaves_the_base_trainable(settings, message):

@@ -2,70 +2,98 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from lorabook.adapters.linear import AdapterError, LoRALinear, check_settings
-
-ALL_LINEAR = "all-linear"
+from lorabook.adapters.bases import AdapterError, OwnBias, is_linear
+from lorabook.adapters.decomposed import DecomposedLoRALinear
+from lorabook.adapters.dora import DoRALinear
+from lorabook.adapters.embedding import LoRAEmbedding
+from lorabook.adapters.inits import DECOMPOSITIONS, INITS
+from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
+from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What to adapt, and how.
+    r"""What to adapt, and how.
 
     Args:
         rank: r of every adapted layer.
         alpha: the update is scaled by alpha / rank.
-        targets: names of the layers to adapt. ``"q_proj"`` matches every module of that name, ``"blocks.0.attention.q_proj"``
-            one; the string ``"all-linear"`` matches every linear layer, except one whose weight is shared with another module,
-            as the output layer of many language models is.
-        dropout: dropout on the input of A.
+        targets: the layers to adapt. ``"q_proj"`` matches every layer of that name, ``"blocks.0.attention.q_proj"`` one,
+            ``re.compile(r"blocks\.[01]\..*_proj")`` those whose whole path it matches; the string ``"all-linear"`` matches every
+            linear layer, except one whose weight is shared with another module, as the output layer of many language models is.
+            Embeddings are adapted where they are named.
+        dropout: dropout on the input of A; an embedding has none.
         rank_stabilized: scale by alpha / sqrt(rank) instead.
-        init: how A starts, "kaiming" or "gaussian".
+        init: how linear layers start, "kaiming", "gaussian", "orthogonal", "pissa" or "olora".
+        dora: make linear layers :class:`~lorabook.DoRALinear`.
+        freeze_a: train B alone (LoRA-FA, Zhang et al. 2023); A is then a buffer. A loaded adapter trains both again.
+        bias: which biases train too, "none", "lora_only" (of adapted layers) or "all".
+        train_modules: modules to train in full, named as targets are.
+        rank_pattern: other ranks for some targets, by name or regular expression; the first that fits counts.
+        alpha_pattern: other alphas, likewise.
 
     Raises:
         TypeError: targets is some other string, where a tuple of names is meant.
-        ValueError: no targets.
+        ValueError: no targets, or another bias mode.
 
     Chapter: Fine-tuning with LoRA.
+
+    Example:
+        >>> import re
+        >>> LoRAConfig(rank=4, targets=(re.compile(r"blocks\.[01]\..*"),), rank_pattern={"v_proj": 8}).alpha
+        16.0
     """
 
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] | str = ("q_proj", "v_proj")
+    targets: tuple[Target, ...] | str = ("q_proj", "v_proj")
     dropout: float = 0.0
     rank_stabilized: bool = False
     init: str = "kaiming"
+    dora: bool = False
+    freeze_a: bool = False
+    bias: str = "none"
+    train_modules: tuple[Target, ...] = ()
+    rank_pattern: Mapping[Target, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: Mapping[Target, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, str) and self.targets != ALL_LINEAR:
             raise TypeError(f"targets is a tuple of names or {ALL_LINEAR!r}: write targets=({self.targets!r},)")
+        if not isinstance(self.train_modules, tuple):
+            raise TypeError(f"train_modules is a tuple of names: write train_modules=({self.train_modules!r},)")
         if not self.targets:
             raise ValueError(f"targets is empty: name layers, or write targets={ALL_LINEAR!r}")
+        if self.bias not in ("none", "lora_only", "all"):
+            raise ValueError(f"bias must be none, lora_only or all, got {self.bias!r}")
 
 
-def add_lora(model: nn.Module, config: LoRAConfig, *, generator: torch.Generator | None = None) -> tuple[str, ...]:
-    """Wrap every layer that the config targets in :class:`LoRALinear`, in place.
+def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, generator: torch.Generator | None = None) -> tuple[str, ...]:
+    """Adapt every layer that the config targets, in place, and use the new adapter.
 
-    The whole model is frozen first; afterwards A and B of the adapted layers are all that trains.
+    The whole model is frozen first, other adapters included; afterwards the new adapter is all that trains. With gradient
+    checkpointing use PyTorch's ``use_reentrant=False``: the other kind passes no gradient on from a frozen embedding.
 
     Args:
         model: any module.
         config: what to adapt, and how.
-        generator: a CPU generator for the A matrices, used in the order of the layers' names in the model.
+        name: of the adapter: letters, digits, "_" and "-".
+        generator: a CPU generator for the factors, used in the order of the layers' names in the model.
 
     Returns:
         The paths of the adapted layers.
 
     Raises:
-        AdapterError: a target that matches no linear layer (the message lists what there is), a model that already has LoRA, or a
-            model that is itself a linear layer.
+        AdapterError: a target that matches no layer (the message lists what there is), a name that is taken, a merged adapter,
+            modules that overlap, or a model that is itself a linear layer.
         ValueError: a rank, alpha, dropout or init outside its range.
         After an error the model is as it was.
 
@@ -78,45 +106,70 @@ def add_lora(model: nn.Module, config: LoRAConfig, *, generator: torch.Generator
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['query.lora_A', 'query.lora_B']
     """
-    if isinstance(model, nn.Linear):
+    if is_linear(model) or isinstance(model, nn.Embedding):
         raise AdapterError("the model is one linear layer: wrap it as LoRALinear(model, rank, alpha)")
-    if next(lora_layers(model), None):
-        raise AdapterError("the model has LoRA already: remove_lora(model) first")
-    paths = _matches(model, config.targets)
-    for path in paths:
+    check_new_name(model, name)
+    check_settled(model, "adding an adapter")
+    paths = matching_layers(model, config.targets)
+    whole = matching_modules(model, config.train_modules, paths)
+    _check_patterns(config, paths)
+    biases = _biases(model, config, paths, whole)
+    own_modules = dict(backbone(model))
+    for path in paths:  # before any layer draws a random number
+        rank, alpha = _rank_and_alpha(path, config)
         try:
-            check_settings(model.get_submodule(path), config.rank, config.alpha, config.dropout, config.init)
+            _kind(own_modules[path], config).check_settings(own_modules[path], rank, alpha, config.dropout, config.init)
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from None
 
-    model.requires_grad_(False)
-    wrapped: dict[int, LoRALinear] = {}  # a layer that stands in two places is wrapped once and stays shared
-    for path in paths:
-        parent, name = parent_of(model, path)
-        base = getattr(parent, name)
-        if id(base) not in wrapped:
-            wrapped[id(base)] = LoRALinear(
-                base,
-                config.rank,
-                config.alpha,
-                dropout=config.dropout,
-                rank_stabilized=config.rank_stabilized,
-                init=config.init,
-                generator=generator,
-            ).train(base.training)
-        setattr(parent, name, wrapped[id(base)])
+    def build(path: str) -> nn.Module:
+        base = own_modules[path]
+        if path in whole:
+            return TrainedCopy(base)
+        return _adapted(base, path, config, path in biases, generator) if path in paths else OwnBias(base)
+
+    install(model, name, build_all(model, [*paths, *(path for path in biases if path not in paths), *whole], build))
     return tuple(paths)
 
 
+def build_all(model: nn.Module, paths: list[str], build: Callable[[str], nn.Module]) -> dict[str, nn.Module]:
+    """Build a layer for each path, one for a base that stands in two places; an error leaves the model as it was."""
+    if "" in paths:
+        raise AdapterError("the model is one layer, which nothing holds: put it into an nn.Sequential")
+    own_modules = dict(backbone(model))
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    built: dict[int, nn.Module] = {}
+    try:
+        for path in paths:
+            base = own_modules[path]
+            if id(base) not in built:
+                built[id(base)] = build(path).train(base.training)
+    except Exception as error:
+        for parameter, requires_grad in before.items():
+            parameter.requires_grad_(requires_grad)
+        if isinstance(error, ValueError):
+            raise ValueError(f"'{path}': {error}") from None
+        raise
+    return {path: built[id(own_modules[path])] for path in paths}
+
+
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """Path and layer of every :class:`LoRALinear` in the model; one that stands in two places comes twice."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, LoRALinear):
-            yield path, module
+    """Path and layer of every LoRA layer in use; one that stands in two places comes twice."""
+    for path, place in places(model):
+        layer = place if isinstance(place, LoRALinear) else place.current
+        if isinstance(layer, LoRALinear):
+            yield path, layer
 
 
-def lora_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Every A and B of the model, each once: what an optimizer gets.
+def lora_parameters(model: nn.Module, name: str | None = None) -> Iterator[nn.Parameter]:
+    """Every parameter of an adapter, each once: what an optimizer gets.
+
+    Args:
+        model: a model with LoRA; one without yields nothing.
+        name: of the adapter; those in use when None.
+
+    Raises:
+        AdapterError: no adapter has that name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 5))
@@ -124,10 +177,12 @@ def lora_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         >>> [tuple(parameter.shape) for parameter in lora_parameters(model)]
         [(2, 4), (5, 2)]
     """
-    for module in model.modules():
-        if isinstance(module, LoRALinear):
-            yield module.lora_A
-            yield module.lora_B
+    if name is not None:
+        layers = list(layers_named(model, name).values())
+    else:
+        current = [place if isinstance(place, LoRALinear) else place.current for _, place in places(model)]
+        layers = [layer for layer in current if layer is not None]
+    yield from dict.fromkeys(parameter for layer in layers for parameter in own(layer))
 
 
 @contextmanager
@@ -136,62 +191,90 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
 
     Raises:
         AdapterError: the model has no LoRA, or a layer is merged, so that its bare weight is not in use.
+
+    Example:
+        >>> backbone = nn.Linear(6, 4)
+        >>> model = nn.Sequential(backbone)
+        >>> paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+        >>> x = torch.randn(3, 6)
+        >>> with adapter_disabled(model):
+        ...     torch.equal(model(x), backbone(x))
+        True
     """
-    layers = {layer for _, layer in lora_layers(model)}
-    if not layers:
+    found = list(dict.fromkeys(place for _, place in places(model)))
+    if not found:
         raise AdapterError("the model has no LoRA to disable")
-    if any(layer.merged for layer in layers):
+    if any(layer.merged for _, layer in lora_layers(model)):
         raise AdapterError("a merged adapter cannot be disabled: unmerge_lora(model) first")
-    before = {layer: layer.enabled for layer in layers}
+    check_settled(model, "disabling an adapter")
+    before = [place.current if isinstance(place, Site) else place.enabled for place in found]
     try:
-        for layer in layers:
-            layer.enabled = False
+        for place in found:
+            _use(place, None if isinstance(place, Site) else False)
         yield
     finally:
-        for layer, enabled in before.items():
-            layer.enabled = enabled
+        for place, state in zip(found, before, strict=True):
+            _use(place, state)
 
 
-def _matches(model: nn.Module, targets: tuple[str, ...] | str) -> list[str]:
-    """Paths of the targeted linear layers, in the order of the model; every target must match."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    # nn.MultiheadAttention reads its out_proj's weight and never calls it, so an adapter there would do nothing.
-    linear = [
-        path
-        for path, module in modules.items()
-        if isinstance(module, nn.Linear) and not isinstance(modules[path.rpartition(".")[0]], nn.MultiheadAttention)
-    ]
-    if targets == ALL_LINEAR:
-        shared = {path for paths in shared_weights(model).values() for path in paths}
-        chosen = [path for path in linear if path not in shared]
-        if not chosen:
-            raise AdapterError("the model has no linear layer with a weight of its own")
-        return chosen
-    for target in targets:
-        if not any(_fits(path, target) for path in linear):
-            raise AdapterError(f"no linear layer matches {target!r}; linear layers end in {_endings(linear)}")
-    return [path for path in linear if any(_fits(path, target) for target in targets)]
+def _use(place: LoRALinear | Site, state: nn.Module | bool | None) -> None:
+    place.__dict__["current" if isinstance(place, Site) else "enabled"] = state
 
 
-def _fits(path: str, target: str) -> bool:
-    return path == target or path.endswith("." + target)
+def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, generator: torch.Generator | None) -> LoRALinear:
+    rank, alpha = _rank_and_alpha(path, config)
+    kind = _kind(base, config)
+    if kind is LoRAEmbedding:
+        return LoRAEmbedding(base, rank, alpha, rank_stabilized=config.rank_stabilized, generator=generator)
+    layer = kind(
+        OwnBias(base) if own_bias else base,
+        rank,
+        alpha,
+        dropout=config.dropout,
+        rank_stabilized=config.rank_stabilized,
+        init=config.init,
+        generator=generator,
+    )
+    if config.freeze_a:
+        A = layer.lora_A.detach()
+        del layer.lora_A
+        layer.register_buffer("lora_A", A)
+    return layer
 
 
-def _endings(paths: list[str]) -> str:
-    return ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths)) or "nothing: the model has none"
+def _kind(base: nn.Module, config: LoRAConfig) -> type[LoRALinear]:
+    """The class of layer that goes over this base."""
+    if config.init not in INITS and config.init not in DECOMPOSITIONS:
+        raise ValueError(f"init must be one of {', '.join((*INITS, *DECOMPOSITIONS))}, got {config.init!r}")
+    if isinstance(base, nn.Embedding):
+        if config.dora or config.freeze_a:
+            raise ValueError("DoRA and a frozen A need a linear layer, and this is an embedding: leave it out of the targets")
+        return LoRAEmbedding
+    if config.dora:
+        return DoRALinear
+    return DecomposedLoRALinear if config.init in DECOMPOSITIONS else LoRALinear
 
 
-def shared_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Paths of the modules that hold one and the same weight matrix, for those held by more than one module."""
-    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for path, module in model.named_modules(remove_duplicate=False):
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim > 1:
-                owners[parameter.data_ptr() or id(parameter)].append((path, module))  # on the meta device every address is 0
-    return {key: [path for path, _ in found] for key, found in owners.items() if len({module for _, module in found}) > 1}
+def _rank_and_alpha(path: str, config: LoRAConfig) -> tuple[int, float]:
+    return value_for(path, config.rank_pattern, config.rank), value_for(path, config.alpha_pattern, config.alpha)
 
 
-def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that holds the one at ``path``, and the name under which it does."""
-    parent, _, name = path.rpartition(".")
-    return model.get_submodule(parent), name
+def _check_patterns(config: LoRAConfig, paths: list[str]) -> None:
+    for pattern in (*config.rank_pattern, *config.alpha_pattern):
+        if not any(value_for(path, {pattern: True}, False) for path in paths):
+            raise AdapterError(f"the pattern {pattern!r} fits none of the adapted layers: {', '.join(paths)}")
+
+
+def _biases(model: nn.Module, config: LoRAConfig, paths: list[str], whole: list[str]) -> list[str]:
+    """Paths of the modules whose bias the config trains, without those that train in full."""
+    found = []
+    for path, module in backbone(model):
+        inside = any(path == outer or path.startswith(outer + ".") for outer in whole)
+        if config.bias == "none" or inside or (config.bias == "lora_only" and path not in paths):
+            continue
+        for parameter_name, _ in module.named_parameters(recurse=False):
+            if parameter_name == "bias":
+                found.append(path)
+            elif "bias" in parameter_name:
+                raise AdapterError(f"bias='all' cannot train '{path}.{parameter_name}': name '{path}' among train_modules")
+    return found

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorabook.adapters.bases import AdapterError as AdapterError  # re-exported
+from lorabook.adapters.bases import adapter_options, features, is_quantized, weight_of
 from lorabook.adapters.inits import INITS
-
-
-class AdapterError(RuntimeError):
-    """An adapter cannot do what was asked; the message names the rule, the value and the remedy."""
 
 
 class LoRALinear(nn.Module):
@@ -25,16 +23,17 @@ class LoRALinear(nn.Module):
     precision A and B are float32, because optimizers and gradient scaling need them so.
 
     Args:
-        base: the linear layer to adapt, W of shape (out_features, in_features) = (d, k). Its parameters are frozen.
+        base: the linear layer to adapt, W of shape (out_features, in_features) = (d, k): an ``nn.Linear``, GPT-2's ``Conv1D``,
+            a :class:`~lorabook.NF4Linear`. Its parameters are frozen.
         rank: r, from 1 to min(d, k).
         alpha: numerator of the scaling, a finite number above 0.
         dropout: probability of zeroing an input of A while training, 0 <= dropout < 1.
         rank_stabilized: divide alpha by the square root of r instead of r.
-        init: how A starts: "kaiming" (the reference code) or "gaussian" (the paper).
+        init: how A starts: "kaiming" (the reference code), "gaussian" (the paper) or "orthogonal".
         generator: a CPU generator for A; the global one when None.
 
     Raises:
-        TypeError: the base is not an ``nn.Linear``.
+        TypeError: the base is not a linear layer.
         ValueError: a rank, alpha, dropout or init outside its range.
 
     Source: Hu et al. 2021 (LoRA), section 4.1; Kalajdzievski 2023 (rank stabilization).
@@ -48,7 +47,7 @@ class LoRALinear(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         rank: int,
         alpha: float,
         *,
@@ -58,20 +57,21 @@ class LoRALinear(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_settings(base, rank, alpha, dropout, init)
+        self.check_settings(base, rank, alpha, dropout, init)
+        out_features, in_features = features(base)
+        device, dtype = adapter_options(base)
         self.base = base.requires_grad_(False)
         self.rank = rank
         self.alpha = alpha
+        self.rank_stabilized = rank_stabilized
         self.scaling = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
         self.dropout = nn.Dropout(dropout)
+        self.init = init
         self.enabled = True
         self._unmerged_weight: Tensor | None = None
-
-        weight = base.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        # Drawn on the CPU, so that a seed gives the same A on every device.
-        self.lora_A = nn.Parameter(INITS[init](rank, base.in_features, generator).to(weight.device, dtype))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=weight.device, dtype=dtype))
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
+        self.reset_parameters(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer.
@@ -94,9 +94,10 @@ class LoRALinear(nn.Module):
         """Whether the update is in the base's weight at the moment."""
         return self._unmerged_weight is not None
 
-    def delta_weight(self) -> Tensor:
-        r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B."""
-        return self.scaling * (self.lora_B @ self.lora_A)
+    def delta_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B or the one given."""
+        A, B = (factor.to(dtype or factor.dtype) for factor in (self.lora_A, self.lora_B))
+        return self.scaling * (B @ A)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -106,20 +107,23 @@ class LoRALinear(nn.Module):
         (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
 
         Raises:
-            AdapterError: already merged, or A, B or the sum holds a NaN or an infinity. Nothing has changed then.
+            AdapterError: already merged, a quantized base, or the update or the sum holds a NaN or an infinity. Nothing has
+                changed then.
         """
         if self.merged:
             raise AdapterError("this layer is merged already: unmerge it first")
-        if not (self.lora_A.isfinite().all() and self.lora_B.isfinite().all()):
-            raise AdapterError("lora_A or lora_B holds a NaN or an infinity: merging would destroy the base's weight")
-        weight = self.base.weight
+        if is_quantized(self.base):
+            raise AdapterError("this layer has a quantized base: dequantize_base(model) first, then merge")
+        weight = weight_of(self.base)
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
         with torch.autocast(weight.device.type, enabled=False):  # it would form the product in 16 bits
-            update = self.scaling * (self.lora_B.to(wide) @ self.lora_A.to(wide))
+            update = self.delta_weight(wide)
+        if not update.isfinite().all():
+            raise AdapterError("this layer holds a NaN or an infinity in its update: merging would destroy the base's weight")
         merged = (weight.to(wide) + update).to(weight.dtype)
         if not merged.isfinite().all():
-            raise AdapterError(f"the merged weight does not fit {weight.dtype}: hold the base in a wider dtype, or lower alpha")
-        self._unmerged_weight = weight.detach().clone()
+            raise AdapterError(f"this layer's merged weight does not fit {weight.dtype}: lower alpha, or hold the base in a wider dtype")
+        self._unmerged_weight = weight.clone()
         weight.copy_(merged)
 
     @torch.no_grad()
@@ -131,8 +135,15 @@ class LoRALinear(nn.Module):
         """
         if self._unmerged_weight is None:
             raise AdapterError("this layer is not merged: there is nothing to unmerge")
-        self.base.weight.copy_(self._unmerged_weight)
+        weight_of(self.base).copy_(self._unmerged_weight)
         self._unmerged_weight = None
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start afresh, as after construction; a layer built on the meta device needs it once it has memory."""
+        # Drawn on the CPU, so that a seed gives the same A on every device.
+        self.lora_A.copy_(INITS[self.init](self.rank, self.lora_A.shape[1], generator))
+        self.lora_B.zero_()
 
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""
@@ -149,21 +160,33 @@ class LoRALinear(nn.Module):
             raise AdapterError(f"'{prefix.rstrip('.')}' is merged: unmerge_lora(model) before loading")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
+    @staticmethod
+    def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+        """Refuse what the layer cannot be built from, before anything is built; raises as the class says."""
+        check_linear(base, rank, alpha, dropout)
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}; pissa and olora are for DecomposedLoRALinear")
 
-def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
-    """Refuse what :class:`LoRALinear` cannot be built from, before anything is built.
+
+def check_linear(base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    """Refuse a base that is no linear layer, and what :func:`check_ranges` refuses."""
+    if isinstance(base, nn.Embedding):
+        raise TypeError("base must be an nn.Linear or another linear layer, got Embedding: use LoRAEmbedding")
+    check_ranges(base, rank, alpha, dropout)
+
+
+def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    """Refuse a rank, alpha or dropout that this base does not allow.
 
     Raises:
-        TypeError, ValueError: as :class:`LoRALinear` says.
+        TypeError: the base has no features to adapt.
+        ValueError: a number outside its range.
     """
-    if not isinstance(base, nn.Linear):
-        raise TypeError(f"base must be an nn.Linear, got {type(base).__name__}")
-    largest = min(base.out_features, base.in_features)
+    out_features, in_features = features(base)
+    largest = min(out_features, in_features)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-        raise ValueError(f"rank must be 1..{largest} for a {base.out_features}x{base.in_features} layer, got {rank}")
+        raise ValueError(f"rank must be 1..{largest} for a {out_features}x{in_features} layer, got {rank}")
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import nn
 
-from lorabook.adapters.inject import lora_layers, parent_of, shared_weights
-from lorabook.adapters.linear import AdapterError, LoRALinear
+from lorabook.adapters.bases import AdapterError, OwnBias
+from lorabook.adapters.inject import lora_layers
+from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.site import Site, TrainedCopy, check_settled, places, replace
+from lorabook.adapters.targets import shared_weights
+
+NO_LORA = "the model has no LoRA: add_lora(model, LoRAConfig(...)) first"
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add every update to its layer's weight: the model then runs at the speed of its backbone.
+    """Add every update of the adapter in use to its layer's weight: the model then runs at the speed of its backbone.
+
+    Trained biases and modules trained in full cost nothing extra and stay as they are. While merged, a model refuses to be
+    saved, loaded, given another adapter or switched.
 
     Args:
         model: a model with LoRA, none of it merged.
 
     Raises:
-        AdapterError: no LoRA, some layer merged already, a NaN or an infinity in an adapter, or a weight that another module
-            shares and that merging would change there too. No layer has been merged then.
+        AdapterError: no LoRA, some layer merged already, a NaN or an infinity in an adapter, a quantized base, a sum too large
+            for the weight's dtype, or a weight that another module shares and that merging would change there too. No layer has
+            been merged then.
 
     Chapter: LoRALinear.
+
+    Example:
+        >>> from lorabook import LoRAConfig, add_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> paths = add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets=("0",)))
+        >>> merge_lora(model)
+        >>> model[0].merged
+        True
     """
     layers = _layers(model)
     for path, layer in layers:
@@ -26,19 +46,22 @@ def merge_lora(model: nn.Module) -> None:
             raise AdapterError(f"'{path}' is merged already: unmerge_lora(model) first")
         if not layer.enabled:
             raise AdapterError(f"'{path}' is disabled: merge outside adapter_disabled(model)")
-        if not (layer.lora_A.isfinite().all() and layer.lora_B.isfinite().all()):
-            raise AdapterError(f"'{path}' holds a NaN or an infinity in lora_A or lora_B: it cannot be merged")
-    bases = {f"{path}.base".lstrip(".") for path, _ in layers}
+    check_settled(model, "merging")
+    bases = dict(layers)
     for paths in shared_weights(model).values():
-        if bases.intersection(paths):
-            raise AdapterError(f"{' and '.join(paths)} share one weight, so merging would change them all: untie them first")
-    merged: list[LoRALinear] = []
+        if not bases.keys().isdisjoint(paths):
+            names = " and ".join(f"{path}.base" if path in bases else path for path in paths)
+            raise AdapterError(
+                f"{names} share one weight, so merging would change them all: untie them first, "
+                f"module.weight = nn.Parameter(module.weight.clone())"
+            )
+    done: list[LoRALinear] = []
     try:
-        for layer in {layer: None for _, layer in layers}:
-            layer.merge()
-            merged.append(layer)
+        for path, layer in {layer: (path, layer) for path, layer in layers}.values():
+            _at(path, layer.merge)
+            done.append(layer)
     except AdapterError:
-        for layer in merged:
+        for layer in done:
             layer.unmerge()
         raise
 
@@ -48,6 +71,15 @@ def unmerge_lora(model: nn.Module) -> None:
 
     Raises:
         AdapterError: no LoRA, or some layer not merged. Nothing has changed then.
+
+    Example:
+        >>> from lorabook import LoRAConfig, add_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> paths = add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets=("0",)))
+        >>> merge_lora(model)
+        >>> unmerge_lora(model)
+        >>> model[0].merged
+        False
     """
     layers = _layers(model)
     for path, layer in layers:
@@ -58,11 +90,12 @@ def unmerge_lora(model: nn.Module) -> None:
 
 
 def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
-    """Take every adapter away and leave plain linear layers.
+    """Take every adapter away and leave the plain layers.
 
     Args:
         model: a model with LoRA. Its parameters stay frozen: ``model.requires_grad_(True)`` thaws them.
-        merge: keep the updates, added to the weights for good; otherwise the weights are those from before ``add_lora``.
+        merge: keep what the adapter in use does, for good: updates added to the weights, trained biases and modules put in place;
+            otherwise the model is the one from before ``add_lora``.
 
     Raises:
         AdapterError: no LoRA, or ``merge`` is asked for and :func:`merge_lora` refuses. Nothing has changed then.
@@ -77,20 +110,45 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
           (0): Linear(in_features=6, out_features=4, bias=True)
         )
     """
-    layers = _layers(model)
+    found = list(places(model))
+    if not found:
+        raise AdapterError(NO_LORA)
     if isinstance(model, LoRALinear):
         raise AdapterError("the model is itself a LoRALinear, which nothing holds: its plain layer is model.base")
+    layers = _layers(model) if merge else list(lora_layers(model))
     if merge and not all(layer.merged for _, layer in layers):
         merge_lora(model)
-    for path, layer in layers:
+    for _, layer in layers:
         if layer.merged and not merge:
             layer.unmerge()
-        parent, name = parent_of(model, path)
-        setattr(parent, name, layer.base)
+    for path, place in found:
+        replace(model, path, plain(place, merge=merge))
+
+
+def plain(place: LoRALinear | Site, *, merge: bool) -> nn.Module:
+    """What is to stand at a place without adapters; with ``merge``, the biases and modules that its active layer trained."""
+    layer = place.current if isinstance(place, Site) else place
+    if merge and isinstance(layer, TrainedCopy):
+        return layer.module.to(layer.outer.dtype).requires_grad_(False)
+    base = place.base
+    biased = layer.base if isinstance(layer, LoRALinear) else layer
+    if merge and isinstance(biased, OwnBias):
+        with torch.no_grad():
+            base.get_parameter("bias").copy_(biased.bias)
+    return base
+
+
+def _at(path: str, action: Callable[[], None]) -> None:
+    """Do it, and say where it went wrong."""
+    try:
+        action()
+    except AdapterError as error:
+        raise AdapterError(str(error).replace("this layer", f"'{path}'")) from None
 
 
 def _layers(model: nn.Module) -> list[tuple[str, LoRALinear]]:
     layers = list(lora_layers(model))
     if not layers:
-        raise AdapterError("the model has no LoRA: add_lora(model, LoRAConfig(...)) first")
+        in_use = "no adapter is in use: use_adapter first, and not while the adapters are disabled"
+        raise AdapterError(in_use if any(True for _ in places(model)) else NO_LORA)
     return layers

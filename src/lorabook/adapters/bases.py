@@ -1,0 +1,106 @@
+"""What an adapter asks of the layer below it: its sizes, its weight as (out_features, in_features). It knows no adapter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class AdapterError(RuntimeError):
+    """An adapter cannot do what was asked; the message names the rule, the value and the remedy.
+
+    Example:
+        >>> raise AdapterError("no adapter is called 'sql'; there are: text")
+        Traceback (most recent call last):
+        lorabook.adapters.bases.AdapterError: no adapter is called 'sql'; there are: text
+    """
+
+
+class OwnBias(nn.Module):
+    r"""A frozen layer with a trainable bias in place of its own: :math:`y = f(x; W, b')`. The layer itself keeps its bias.
+
+    Args:
+        base: any layer with a parameter called ``bias``.
+
+    Source: Ben Zaken et al. 2022 (BitFit).
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        bias: Tensor = base.get_parameter("bias").detach()
+        self.bias = nn.Parameter(bias.to(torch.promote_types(bias.dtype, torch.float32), copy=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output with this bias."""
+        bias = self.bias.to(self.base.get_parameter("bias").dtype)
+        y: Tensor = functional_call(self.base, {"bias": bias}, (x,))
+        return y
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is GPT-2's ``Conv1D``, a linear layer that stores its weight as (in_features, out_features)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether :class:`~lorabook.LoRALinear` can stand on this layer: one that has sizes, and no layers inside."""
+    module = module.base if isinstance(module, OwnBias) else module
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False  # nn.MultiheadAttention reads this one's weight and never calls it, so an adapter there would do nothing
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return is_conv1d(module) or (all(isinstance(size, int) for size in sizes) and not any(True for _ in module.children()))
+
+
+def features(base: nn.Module) -> tuple[int, int]:
+    """out_features and in_features; an embedding is a linear layer on one-hot inputs, (embedding_dim, num_embeddings).
+
+    Raises:
+        TypeError: neither a linear layer nor an embedding.
+    """
+    if isinstance(base, OwnBias):
+        return features(base.base)
+    if isinstance(base, nn.Embedding):
+        return base.embedding_dim, base.num_embeddings
+    if is_conv1d(base):
+        in_features, out_features = base.get_parameter("weight").shape
+        return out_features, in_features
+    if not is_linear(base):
+        raise TypeError(
+            f"base must be an nn.Linear, got {type(base).__name__}; Conv1D, or a layer with in_features and out_features, will do too"
+        )
+    return int(base.out_features), int(base.in_features)  # type: ignore[arg-type]
+
+
+def weight_of(base: nn.Module) -> Tensor:
+    """W as (out_features, in_features): a view of the layer's own weight, or a new tensor for a quantized layer.
+
+    Raises:
+        AdapterError: the layer has no weight of that shape and cannot dequantize one.
+    """
+    if isinstance(base, OwnBias):
+        return weight_of(base.base)
+    if is_quantized(base):
+        dequantize = getattr(base, "dequantize", None)
+        if dequantize is None:
+            raise AdapterError(f"{type(base).__name__} keeps its weight packed: dequantize it to an nn.Linear first")
+        weight: Tensor = dequantize()
+        return weight
+    weight = base.get_parameter("weight").detach()
+    return weight.T if is_conv1d(base) or isinstance(base, nn.Embedding) else weight
+
+
+def is_quantized(base: nn.Module) -> bool:
+    """Whether the layer holds no floating-point weight of its own that could be added to."""
+    base = base.base if isinstance(base, OwnBias) else base
+    weight = getattr(base, "weight", None)
+    return not (isinstance(weight, Tensor) and weight.is_floating_point())
+
+
+def adapter_options(base: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype for an adapter's tensors: the base's, but never narrower than float32."""
+    tensors = [*base.parameters(), *base.buffers()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    dtype = torch.promote_types(floating[0].dtype, torch.float32) if floating else torch.float32
+    return (tensors[0].device if tensors else torch.device("cpu")), dtype

@@ -1,0 +1,80 @@
+"""``LoRAEmbedding``: LoRA on a table of embeddings, which is a linear layer whose inputs are one-hot. It knows one layer and no model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorabook.adapters.linear import LoRALinear, check_ranges
+
+
+class LoRAEmbedding(LoRALinear):
+    r"""A frozen embedding with a trainable update of low rank.
+
+    .. math:: y_i = W_i + s\, B A_{:,i}, \qquad W_i \text{ the row of token } i
+
+    Here A starts at zero and B is normal: the column of a token that never occurs stays zero, so its embedding stays.
+    ``in_features`` is the vocabulary, ``out_features`` the width, and :meth:`delta_weight` is (width, vocabulary).
+
+    Args:
+        base: the embedding, its weight of shape (vocabulary, width). It is frozen.
+        rank: r, from 1 to min(vocabulary, width).
+        alpha: numerator of the scaling, a finite number above 0.
+        rank_stabilized: divide alpha by the square root of r instead of r.
+        generator: a CPU generator for B; the global one when None.
+
+    Raises:
+        TypeError: the base is not an ``nn.Embedding``.
+        ValueError: a rank or alpha outside its range, or an embedding with ``max_norm``, which would rewrite W at each call.
+
+    Source: the reference code of Hu et al. 2021 (microsoft/LoRA).
+    Chapter: Variants where they act.
+
+    Example:
+        >>> layer = LoRAEmbedding(nn.Embedding(10, 6), rank=2, alpha=8.0)
+        >>> layer(torch.tensor([[1, 2, 3]])).shape, layer.lora_A.shape, layer.lora_B.shape
+        (torch.Size([1, 3, 6]), torch.Size([2, 10]), torch.Size([6, 2]))
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        alpha: float,
+        *,
+        rank_stabilized: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base, rank, alpha, rank_stabilized=rank_stabilized, generator=generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start afresh: A zero, B normal with mean 0 and standard deviation 1."""
+        self.lora_A.zero_()
+        self.lora_B.copy_(torch.empty(self.lora_B.shape, dtype=torch.float32).normal_(generator=generator))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up.
+
+        Args:
+            ids: (...), integers below the size of the vocabulary.
+
+        Returns:
+            (..., width), in the dtype of the base.
+        """
+        y: Tensor = self.base(ids)
+        if self.merged or not self.enabled:
+            return y
+        # The padding token's embedding takes no gradient, here as in the base.
+        h = F.embedding(ids, self.lora_A.T, padding_idx=self.base.padding_idx)  # type: ignore[arg-type]  # (...) -> (..., r)
+        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., width)
+
+    @staticmethod
+    def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
+        """Refuse what the layer cannot be built from; an embedding has no dropout and one way to start."""
+        if not isinstance(base, nn.Embedding):
+            raise TypeError(f"base must be an nn.Embedding, got {type(base).__name__}")
+        if base.max_norm is not None:
+            raise ValueError("an embedding with max_norm rewrites its weight at each call: set max_norm to None")
+        check_ranges(base, rank, alpha, dropout)

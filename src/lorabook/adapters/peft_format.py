@@ -1,0 +1,166 @@
+"""Save an adapter as a directory that PEFT reads, and load such a directory. It knows no training and no network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lorabook.adapters.bases import AdapterError, OwnBias, is_conv1d, is_linear
+from lorabook.adapters.factors import factors_of
+from lorabook.adapters.fingerprint import base_fingerprint
+from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.peft_config import PeftConfig, dump_config, parse_config
+from lorabook.adapters.peft_keys import tensors_of
+from lorabook.adapters.peft_read import build_layers, largest_bytes
+from lorabook.adapters.site import TrainedCopy, backbone, check_new_name, check_settled, install, layers_named
+from lorabook.adapters.storage import CONFIG, locate, read_pair, write_pair
+
+
+def save_adapter(model: nn.Module, directory: str | Path, name: str = "default") -> Path:
+    """Write one adapter as PEFT's two files, so that a crash leaves the adapter that was there or the new one, whole.
+
+    An adapter called "default" goes into the directory itself, any other into the subfolder of its name. PiSSA and OLoRA are
+    written as the change since the start, at twice the rank, so that any reader gets them right on the original base. The
+    tensors' metadata hold a fingerprint of the base.
+
+    Args:
+        model: a model with that adapter, not merged.
+        directory: where to write; it is made if need be.
+        name: of the adapter.
+
+    Returns:
+        The directory of the two files.
+
+    Raises:
+        AdapterError: no adapter has that name, one is merged, or the adapter holds a NaN or an infinity. Nothing is written then.
+        OSError: the directory cannot be written.
+
+    Chapter: Saving, sharing, loading safely.
+
+    Example:
+        >>> import tempfile
+        >>> from lorabook import LoRAConfig, add_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in save_adapter(model, folder).iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
+    """
+    layers = layers_named(model, name)
+    check_settled(model, "saving")
+    tensors: dict[str, Tensor] = {}
+    for path, layer in layers.items():
+        tensors.update(tensors_of(path, layer))
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{key} holds a NaN or an infinity, so adapter {name!r} is not saved: train it again")
+    config = _config_of(model, layers)
+    own_modules = dict(backbone(model))
+    base_name = getattr(getattr(model, "config", None), "name_or_path", None)
+    content = dump_config(
+        config,
+        base_name=base_name if isinstance(base_name, str) and base_name else None,
+        fan_in_fan_out=any(is_conv1d(own_modules[path]) for path, layer in layers.items() if isinstance(layer, LoRALinear)),
+    )
+    target = Path(directory) / ("" if name == "default" else name)
+    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    write_pair(target, content, plain, {"format": "pt", "base_fingerprint": base_fingerprint(model)})
+    return target
+
+
+def load_adapter(model: nn.Module, directory: str | Path, name: str = "default", *, check_base: bool = True) -> tuple[str, ...]:
+    """Add the adapter in a directory, ours or PEFT's, under a name; like a new one it is in use and all that trains.
+
+    Every tensor must be expected and every expected one be there; nothing in the model changes before all has been checked.
+
+    Args:
+        model: the backbone, with or without other adapters.
+        directory: as :func:`save_adapter` or PEFT wrote it. The adapter is looked for in its subfolder ``name``, then in the
+            directory itself.
+        name: that the adapter gets in the model.
+        check_base: compare the fingerprint of the base, if the file has one, with this model's.
+
+    Returns:
+        The paths of the adapted layers.
+
+    Raises:
+        AdapterError: a name that is taken, a merged adapter; files that are missing, damaged or lead out of the directory; tensors
+            that are unexpected, missing, misshapen, not floating-point or not finite; settings that are unknown or disagree with
+            the tensors; another base. The model is as it was.
+
+    Chapter: Saving, sharing, loading safely.
+
+    Example:
+        >>> import tempfile
+        >>> from lorabook import LoRAConfig, add_lora, remove_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = save_adapter(model, folder)
+        ...     remove_lora(model)
+        ...     load_adapter(model, folder)
+        ('0',)
+    """
+    check_new_name(model, name)
+    check_settled(model, "loading")
+    try:
+        found = locate(Path(directory), name)
+        content, tensors, metadata = read_pair(found, largest_bytes(model))
+    except (OSError, ValueError) as error:  # a directory that cannot be entered, a name that holds a zero byte
+        raise AdapterError(f"'{directory}' cannot be read: {error}") from None
+    config = parse_config(content, str(found / CONFIG))
+    expected = metadata.get("base_fingerprint")
+    if check_base and expected is not None and expected != (actual := base_fingerprint(model)):
+        raise AdapterError(
+            f"'{found}' was trained on another base (fingerprint {expected[:12]}, this model's is {actual[:12]}): load that one, "
+            "or pass check_base=False if only its dtype differs"
+        )
+    layers = build_layers(model, config, tensors, str(found))
+    install(model, name, layers)
+    return tuple(path for path, layer in layers.items() if isinstance(layer, LoRALinear))
+
+
+def _config_of(model: nn.Module, layers: dict[str, nn.Module]) -> PeftConfig:
+    """The settings that describe these layers; ranks and alphas that differ go under whole, escaped paths, in no need of order."""
+    lora = {path: layer for path, layer in layers.items() if isinstance(layer, LoRALinear)}
+    ranks = {path: factors_of(layer)[0].shape[0] for path, layer in lora.items()}
+    alphas = {path: _alpha(layer, ranks[path]) for path, layer in lora.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 1 for values in (ranks, alphas))
+    some = next(iter(lora.values()), None)
+    return PeftConfig(
+        r=int(rank),
+        lora_alpha=alpha,
+        target_modules=_target_modules(model, tuple(lora)),
+        lora_dropout=max((layer.dropout.p for layer in lora.values()), default=0.0),
+        use_rslora=some is not None and some.rank_stabilized,
+        use_dora=any(hasattr(layer, "magnitude") for layer in lora.values()),
+        bias=_bias(layers),
+        modules_to_save=tuple(path for path, layer in layers.items() if isinstance(layer, TrainedCopy)),
+        rank_pattern={f"^{re.escape(path)}": value for path, value in ranks.items() if value != rank},
+        alpha_pattern={f"^{re.escape(path)}": value for path, value in alphas.items() if value != alpha},
+    )
+
+
+def _alpha(layer: LoRALinear, rank: int) -> float:
+    """The alpha that gives the layer's scaling at the rank that is written, which for PiSSA and OLoRA is twice the layer's."""
+    grown = math.sqrt(rank / layer.rank) if layer.rank_stabilized else rank / layer.rank
+    alpha = layer.alpha * grown
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _bias(layers: dict[str, nn.Module]) -> str:
+    if any(isinstance(layer, OwnBias) for layer in layers.values()):
+        return "all"
+    return "lora_only" if any(isinstance(layer, LoRALinear) and isinstance(layer.base, OwnBias) for layer in layers.values()) else "none"
+
+
+def _target_modules(model: nn.Module, paths: tuple[str, ...]) -> tuple[str, ...] | str:
+    """The layers' whole paths; one regular expression, if the list would also mean a layer whose path ends like another's."""
+    others = [path for path, module in backbone(model) if path not in paths and (is_linear(module) or isinstance(module, nn.Embedding))]
+    if any(other.endswith("." + path) for other in others for path in paths):
+        return "|".join(re.escape(path) for path in paths)
+    return paths

@@ -1,0 +1,77 @@
+"""Swap a model's linear layers for four-bit ones, and back. It knows which layers there are, not what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import nn
+
+from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.nf4 import NF4Linear
+from lorabook.adapters.site import places, replace
+from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers
+
+
+def quantize_base(model: nn.Module, targets: Iterable[Target] | str = ALL_LINEAR) -> tuple[str, ...]:
+    """Replace linear layers by :class:`~lorabook.NF4Linear`, in place; adapters are then trained on top.
+
+    Args:
+        model: any module without adapters.
+        targets: as in :class:`~lorabook.LoRAConfig`.
+
+    Returns:
+        The paths of the quantized layers.
+
+    Raises:
+        AdapterError: the model has adapters, trained over weights that rounding would change; a target that matches nothing or
+            is no ``nn.Linear``; a weight that is not finite. Nothing has changed then.
+
+    Chapter: Four bits: QLoRA.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 5))
+        >>> quantize_base(model, ("0",))
+        ('0',)
+        >>> model[0]
+        NF4Linear(in_features=96, out_features=64, bias=True)
+    """
+    if any(True for _ in places(model)):
+        raise AdapterError("the model has adapters, trained over the weights as they are: quantize before add_lora")
+    paths = matching_layers(model, targets)
+    try:
+        quantized = {path: NF4Linear(cast(nn.Linear, model.get_submodule(path))) for path in paths}
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"cannot quantize one of {', '.join(paths)}: {error}") from None
+    for path, layer in quantized.items():
+        replace(model, path, layer)
+    return tuple(paths)
+
+
+def dequantize_base(model: nn.Module) -> None:
+    """Replace every four-bit layer by an ``nn.Linear`` that holds its dequantized weight, the one that adapters were trained on.
+
+    Args:
+        model: with or without adapters; these stay, and can be merged afterwards.
+
+    Raises:
+        AdapterError: no four-bit layer.
+
+    Chapter: Four bits: QLoRA.
+
+    Example:
+        >>> from lorabook import LoRAConfig, add_lora, merge_lora
+        >>> model = nn.Sequential(nn.Linear(96, 64))
+        >>> paths = quantize_base(model)
+        >>> paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+        >>> dequantize_base(model)
+        >>> merge_lora(model)
+    """
+    plain = {module: module.to_linear() for module in model.modules() if isinstance(module, NF4Linear)}
+    if not plain:
+        raise AdapterError("the model has no four-bit layer to dequantize")
+    for module in list(model.modules()):
+        for held in (module._modules, module.__dict__):  # a layer at a site borrows its base as a plain attribute
+            for key, child in list(held.items()):
+                if isinstance(child, NF4Linear):
+                    held[key] = plain[child]

@@ -1,0 +1,247 @@
+"""``Site``: one place of a model where several adapters take turns over one base. It knows no file format and no config."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lorabook.adapters.bases import AdapterError, OwnBias
+from lorabook.adapters.linear import LoRALinear
+
+
+class Site(nn.Module):
+    """A base and the layers that stand in for it, at most one at a time.
+
+    A layer is a :class:`~lorabook.LoRALinear`, an :class:`OwnBias` or a :class:`TrainedCopy`. The site owns the base; a layer
+    over it only borrows it, so that parameters and state dicts hold the base once, as ``base``, and each adapter's own tensors
+    under ``layers.<name>``.
+
+    Args:
+        base: what the model had here.
+
+    Example:
+        >>> site = Site(nn.Linear(6, 4))
+        >>> site.add("sql", LoRALinear(site.base, rank=2, alpha=8.0))
+        >>> site.add("text", LoRALinear(site.base, rank=3, alpha=8.0))
+        >>> site.activate("text")
+        >>> site.current is site.layers["text"], list(site.state_dict())[:3]
+        (True, ['base.weight', 'base.bias', 'layers.sql.lora_A'])
+    """
+
+    current: nn.Module | None
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.layers = nn.ModuleDict()
+        self.activate(None)
+
+    def add(self, name: str, layer: nn.Module) -> None:
+        """Take in a layer; its base, where it is this site's, is borrowed from now on."""
+        holder = layer.base if isinstance(layer, LoRALinear) and isinstance(layer.base, OwnBias) else layer
+        if holder._modules.get("base") is self.base:
+            del holder._modules["base"]
+            holder.__dict__["base"] = self.base  # a plain attribute: found by name, not registered
+        self.layers[name] = layer
+
+    def activate(self, name: str | None) -> None:
+        """Let the layer of that name answer; the base, where the name is None or not here."""
+        # A plain attribute, because the layer is registered already. Its own name stays out of it: torch.compile would
+        # otherwise build the same graph again for each name.
+        self.__dict__["current"] = None if name is None or name not in self.layers else self.layers[name]
+
+    @property
+    def active(self) -> str | None:
+        """The name of the layer that answers, None for the base."""
+        return next((name for name, layer in self.layers.items() if layer is self.current), None)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the active layer makes of the inputs, whichever the base takes."""
+        return self.base(*inputs, **named) if self.current is None else self.current(*inputs, **named)
+
+
+class TrainedCopy(nn.Module):
+    """A copy of a module, trained in full; in float32 where the module is in half precision.
+
+    Args:
+        module: what to copy. It is frozen.
+    """
+
+    outer: Tensor
+    inner: Tensor
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        outer = next((parameter.dtype for parameter in module.parameters()), torch.float32)
+        inner = torch.promote_types(outer, torch.float32)
+        self.module = copy.deepcopy(module).to(inner).requires_grad_(True)
+        module.requires_grad_(False)
+        # Empty tensors rather than attributes, so that model.double() and the like change these dtypes too.
+        self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
+        self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the copy makes of the inputs, in the dtype that the module itself would give."""
+        if self.inner.dtype == self.outer.dtype:
+            return self.module(*inputs, **named)
+        inputs, named = (tree_map(partial(_recast, self.outer.dtype, self.inner.dtype), given) for given in (inputs, named))
+        return tree_map(partial(_recast, self.inner.dtype, self.outer.dtype), self.module(*inputs, **named))
+
+
+def _recast(old: torch.dtype, new: torch.dtype, value: Any) -> Any:
+    return value.to(new) if isinstance(value, Tensor) and value.dtype == old else value
+
+
+def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:
+    """Path and module of every place that is adapted; one that stands in two places comes twice."""
+    if isinstance(model, LoRALinear | Site):
+        yield path, model
+        return
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from places(child, f"{path}.{name}" if path else name)
+
+
+def layers_of(place: LoRALinear | Site) -> dict[str, nn.Module]:
+    """The layers of a place by the name of their adapter; a bare :class:`LoRALinear` belongs to "default"."""
+    return {"default": place} if isinstance(place, LoRALinear) else dict(place.layers.items())
+
+
+def backbone(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of everything that the model had before it was adapted, under its paths from then."""
+    if isinstance(model, LoRALinear | Site):
+        model = model.base
+    yield path, model
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from backbone(child, f"{path}.{name}" if path else name)
+
+
+def adapter_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the model's adapters, sorted.
+
+    Example:
+        >>> from lorabook import LoRAConfig, add_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 5))
+        >>> for name in ("sql", "text"):
+        ...     paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)), name)
+        >>> adapter_names(model)
+        ('sql', 'text')
+    """
+    return tuple(sorted({name for _, place in places(model) for name in layers_of(place)}))
+
+
+def active_adapter(model: nn.Module) -> str | None:
+    """Name of the adapter that is in use, None when there is none.
+
+    Example:
+        >>> from lorabook import LoRAConfig, add_lora
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> paths = add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+        >>> active_adapter(model)
+        'default'
+    """
+    for _, place in places(model):
+        if isinstance(place, LoRALinear):
+            return "default" if place.enabled else None
+        if place.active is not None:
+            return place.active
+    return None
+
+
+def layers_named(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The layers of one adapter by path.
+
+    Raises:
+        AdapterError: no adapter has that name.
+    """
+    found = {path: layers_of(place)[name] for path, place in places(model) if name in layers_of(place)}
+    if not found:
+        there = ", ".join(adapter_names(model)) or "none: add_lora(model, LoRAConfig(...)) first"
+        raise AdapterError(f"no adapter is called {name!r}; there are: {there}")
+    return found
+
+
+def check_new_name(model: nn.Module, name: str) -> None:
+    """Refuse a name that cannot be given to a new adapter.
+
+    Raises:
+        AdapterError: the name is taken, or is not made of letters, digits, "_" and "-".
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or hasattr(nn.ModuleDict, name):
+        raise AdapterError(f"a name is 1 to 100 letters, digits, '_' or '-', and no method of ModuleDict, got {name!r}")
+    if name in adapter_names(model):
+        raise AdapterError(f"the model has LoRA already: remove_lora(model) first, or take a name other than {name!r}")
+
+
+def check_settled(model: nn.Module, what: str) -> None:
+    """Refuse while an adapter is merged or a mixed batch runs.
+
+    Raises:
+        AdapterError: as said.
+    """
+    for path, place in places(model):
+        if "forward" in place.__dict__:
+            raise AdapterError(f"a mixed_batch block is running, so {what} would go wrong: leave the block first")
+        if any(isinstance(layer, LoRALinear) and layer.merged for layer in layers_of(place).values()):
+            raise AdapterError(f"'{path}' is merged, so {what} would go wrong: unmerge_lora(model) first")
+
+
+def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
+    """Put a new adapter's layers, each built over the base at its path, into the model, and use and train it alone.
+
+    The sole adapter of a model, if called "default", stands bare where it can: the module at its path is the
+    :class:`~lorabook.LoRALinear` itself. In every other case each place becomes a :class:`Site`.
+    """
+    bare = name == "default" and not adapter_names(model)
+    model.requires_grad_(False)
+    already: dict[int, Site] = {}  # a layer that stands in two places is put there once and stays shared
+    for path, place in [] if bare else list(places(model)):
+        if isinstance(place, LoRALinear):
+            site = already.setdefault(id(place), Site(place.base))
+            if not site.layers:
+                site.add("default", place)
+            replace(model, path, site)
+    for path, layer in layers.items():
+        there = model.get_submodule(path)
+        if bare and isinstance(layer, LoRALinear) and not isinstance(layer.base, OwnBias):
+            replace(model, path, layer)
+            continue
+        site = there if isinstance(there, Site) else already.setdefault(id(there), Site(there))
+        if name not in site.layers:
+            site.add(name, layer)
+        replace(model, path, site)
+    activate(model, name)
+
+
+def activate(model: nn.Module, name: str | None) -> None:
+    """Use one adapter alone, or none; its parameters train, all others' do not."""
+    for _, place in places(model):
+        for owner, layer in layers_of(place).items():
+            for parameter in own(layer):
+                parameter.requires_grad_(owner == name)
+        if isinstance(place, Site):
+            place.activate(name)
+        else:
+            place.enabled = name == "default"
+
+
+def own(layer: nn.Module) -> list[nn.Parameter]:
+    """An adapter layer's own parameters, without those of its base."""
+    frozen = set()
+    if isinstance(layer, LoRALinear):
+        frozen = set((layer.base.base if isinstance(layer.base, OwnBias) else layer.base).parameters())
+    return [parameter for parameter in layer.parameters() if parameter not in frozen]
+
+
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path of the model."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

@@ -1,0 +1,98 @@
+"""Which layers of a model a list of names means. It knows paths and kinds of layers, and changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from torch import nn
+
+from lorabook.adapters.bases import AdapterError, is_linear
+from lorabook.adapters.site import Site, backbone, places
+
+ALL_LINEAR = "all-linear"
+Target = str | re.Pattern[str]
+Value = TypeVar("Value")
+
+
+def fits(path: str, target: Target) -> bool:
+    r"""Whether a path is the target, ends in it after a dot, or is matched whole by a regular expression.
+
+    Example:
+        >>> fits("blocks.0.q_proj", "q_proj"), fits("blocks.0.q_proj", "proj"), fits("blocks.0.q_proj", re.compile(r".*\.0\..*"))
+        (True, False, True)
+    """
+    if isinstance(target, re.Pattern):
+        return target.fullmatch(path) is not None
+    return path == target or path.endswith("." + target)
+
+
+def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[str]:
+    """Paths of the targeted linear layers and embeddings, in the order of the model; every target must match.
+
+    Raises:
+        AdapterError: a target matches nothing; the message lists what there is.
+    """
+    layers = {path: module for path, module in _open_to_adapters(model) if is_linear(module) or isinstance(module, nn.Embedding)}
+    if targets == ALL_LINEAR:
+        shared = {path for paths in shared_weights(model).values() for path in paths}
+        chosen = [path for path, module in layers.items() if is_linear(module) and path not in shared]
+        if not chosen:
+            raise AdapterError("the model has no linear layer with a weight of its own")
+        return chosen
+    for target in targets:
+        if not any(fits(path, target) for path in layers):
+            linear = _endings(path for path, module in layers.items() if is_linear(module))
+            tables = _endings(path for path, module in layers.items() if not is_linear(module))
+            raise AdapterError(f"no linear layer matches {_name(target)}; linear layers end in {linear}; embeddings in {tables}")
+    return [path for path in layers if any(fits(path, target) for target in targets)]
+
+
+def matching_modules(model: nn.Module, targets: Iterable[Target], adapted: Iterable[str]) -> list[str]:
+    """Paths of the modules to train in full; every target must match, and none may hold or lie in another or an adapted layer.
+
+    Raises:
+        AdapterError: a target matches nothing, or modules overlap.
+    """
+    modules = [path for path, _ in _open_to_adapters(model) if path]
+    for target in targets:
+        if not any(fits(path, target) for path in modules):
+            raise AdapterError(f"no module matches {_name(target)}, which is to train in full; modules end in {_endings(modules)}")
+    chosen = [path for path in modules if any(fits(path, target) for target in targets)]
+    inside = [path for path, place in places(model) if not isinstance(place, Site) or path not in chosen]
+    for path in chosen:
+        for other in (*chosen, *adapted, *inside):
+            if other.startswith(path + ".") or (other == path and other in adapted):
+                raise AdapterError(f"'{path}' is to train in full, but '{other}' is in it and adapted too: name one of the two")
+    return chosen
+
+
+def value_for(path: str, patterns: Mapping[Target, Value], default: Value) -> Value:
+    """The value of the first pattern that fits the path, else the default."""
+    return next((value for target, value in patterns.items() if fits(path, target)), default)
+
+
+def shared_weights(model: nn.Module) -> dict[int, list[str]]:
+    """Paths of the modules that hold one and the same weight matrix, for those held by more than one module."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
+    for path, module in backbone(model):
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                owners[parameter.data_ptr() or id(parameter)].append((path, module))  # on the meta device every address is 0
+    return {key: [path for path, _ in found] for key, found in owners.items() if len({module for _, module in found}) > 1}
+
+
+def _open_to_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The model's own modules, less what lies inside one that an adapter trains in full."""
+    sites = [path for path, _ in places(model)]
+    return [(path, module) for path, module in backbone(model) if not any(path.startswith(site + ".") for site in sites)]
+
+
+def _name(target: Target) -> str:
+    return repr(target.pattern if isinstance(target, re.Pattern) else target)
+
+
+def _endings(paths: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths)) or "nothing: the model has none"

@@ -1,0 +1,37 @@
+"""The wing as a whole: what it may import, how long its files are, and that every public name shows its use."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import lorabook
+from lorabook import adapters
+
+FILES = sorted(Path(adapters.__file__).parent.glob("*.py"))
+PUBLIC = [name for name in lorabook.__all__ if getattr(lorabook, name).__module__.startswith("lorabook.adapters")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_file_is_short_and_imports_of_ours_only_low_rank(file):
+    text = file.read_text()
+    assert len(text.splitlines()) < 300
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    names = [name for node in imports for name in ([node.module] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names])]
+    ours = {name for name in names if name and name.startswith("lorabook")}
+    assert all(name.startswith("lorabook.adapters.") or name == "lorabook.low_rank" for name in ours)
+    assert {name.partition(".")[0] for name in names if name} - {"lorabook", "__future__"} <= {
+        *("torch", "safetensors", "collections", "contextlib", "copy", "dataclasses", "functools", "hashlib", "json", "math", "os"),
+        *("pathlib", "re", "typing", "warnings"),
+    }
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_of_the_wing_has_an_example_that_runs(name):
+    assert ">>> " in (inspect.getdoc(getattr(lorabook, name)) or "")
+
+
+def test_the_promised_names_are_public():
+    promised = "LoRALinear LoRAConfig add_lora merge_lora unmerge_lora remove_lora adapter_disabled use_adapter mixed_batch"
+    assert {*promised.split(), "save_adapter", "load_adapter", "lora_parameters", "AdapterError"} <= set(PUBLIC)

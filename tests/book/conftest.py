@@ -22,7 +22,7 @@ def browser():
 class Visit:
     """One page, opened from disk, with everything that it complained about or asked of another host."""
 
-    def __init__(self, context, path):
+    def __init__(self, context, path, scripts):
         self.page = context.new_page()
         self.complaints, self.requests = [], []
         self.page.on("console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None)
@@ -31,7 +31,8 @@ class Visit:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
         self.page.wait_for_load_state("load")
-        self.page.evaluate("document.fonts.ready")
+        if scripts:
+            self.page.evaluate("document.fonts.ready.then(() => true)")
 
     @property
     def elsewhere(self):
@@ -46,7 +47,7 @@ def visit(browser):
         viewport = {"width": width, "height": 900}
         context = browser.new_context(color_scheme=scheme, viewport=viewport, java_script_enabled=scripts, has_touch=width < 600)
         contexts.append(context)
-        return Visit(context, path)
+        return Visit(context, path, scripts)
 
     yield open_page
     for context in contexts:

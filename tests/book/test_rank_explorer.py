@@ -15,7 +15,7 @@ PAGE = SITE / "chapters" / "02-rank.html"
 
 @pytest.fixture(scope="module")
 def photo():
-    return torch.from_numpy(plt.imread(get_sample_data("grace_hopper.jpg")).mean(axis=2) / 255)
+    return torch.from_numpy(plt.imread(get_sample_data("grace_hopper.jpg", asfileobj=False)).mean(axis=2) / 255)
 
 
 def test_every_position_shows_the_packages_own_values(visit, photo):

@@ -11,10 +11,8 @@ import argparse
 import copy
 import hashlib
 import json
-import platform
 import random
 import struct
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import write_result
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -248,20 +247,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/results/fuzz_adapters.json"))
     arguments = parser.parse_args()
     start = time.perf_counter()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
     outcomes = fuzz(arguments.number, arguments.seed)
-    provenance = {
-        "command": f"python experiments/fuzz_adapters.py --number {arguments.number} --seed {arguments.seed}",
-        "commit": commit,
-        "device": f"cpu, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - start),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    result = {"provenance": provenance, "directories": arguments.number, "seed": arguments.seed, **outcomes}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {"directories": arguments.number, "seed": arguments.seed, **outcomes}
+    write_result(arguments.out, result, start=start)
     print(f"{arguments.number} directories: {outcomes['refused']} refused, {outcomes['loaded']} loaded, nothing else")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -108,3 +109,22 @@ def perplexity(total: float, count: int) -> float:
     if count < 1:
         raise ValueError(f"perplexity needs at least one target token, got {count}")
     return float(torch.exp(torch.tensor(total / count, dtype=torch.float64)))
+
+
+def bits_per_byte(total: float, n_bytes: int) -> float:
+    r""":math:`\text{total} / (n \ln 2)`: bits that the model needs for each byte of UTF-8, whatever the tokenizer.
+
+    Args:
+        total: summed negative log-likelihood of a text's tokens, in nats.
+        n_bytes: length of the text, in bytes, at least 1.
+
+    Raises:
+        ValueError: no bytes.
+
+    Example:
+        >>> round(bits_per_byte(16.6355, 8), 3)
+        3.0
+    """
+    if n_bytes < 1:
+        raise ValueError(f"bits per byte needs a text of at least one byte, got {n_bytes}")
+    return total / (n_bytes * math.log(2))

@@ -1,6 +1,7 @@
-"""The small world that the SQL task asks about: eight tables, the words people use for them, and the rows that fill them.
+"""The small world that the tasks talk about: tables, the words people use for them, and the rows that fill them.
 
-It knows no SQL and no model. All of it is invented.
+Sixteen tables are ``SEEN`` in training; four more, ``UNSEEN``, with names, columns and values of their own, are kept for testing. It knows
+no SQL and no model. All of it is invented.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ N_ROWS = 200
 
 @dataclass(frozen=True)
 class Text:
-    """A column of words, such as a country: how a question names it, and how a condition on it reads."""
+    """A column of words, such as a country: how a question names it, and how a condition on it reads.
+
+    The first condition also reads well after one thing: "a city *in norway*".
+    """
 
     name: str
     nouns: tuple[str, ...]
@@ -35,6 +39,7 @@ class Table:
     """A table: its first column is ``name``, the label of a row; the others are ``texts`` and ``numbers``."""
 
     name: str
+    singular: str
     plurals: tuple[str, ...]
     texts: tuple[Text, ...]
     numbers: tuple[Number, ...]
@@ -63,160 +68,216 @@ class Table:
 # Thresholds that questions use. Rows also hold numbers between them.
 _TENS = range(10, 410, 10)
 _HUNDREDS = range(100, 4100, 100)
+_YEARS = range(1200, 2000, 20)
 
-_COUNTRIES = ("norway", "peru", "kenya", "japan", "brazil", "canada", "egypt", "poland")
 
-_TABLES = (
-    Table(
-        "cities",
-        ("cities", "towns"),
+def text_column(nouns: str, conditions: str, values: str) -> Text:
+    """A column of words, its name the first noun; the other alternatives stand behind bars. Any condition may also name the column."""
+    first, *others = nouns.split("|")
+    phrases = (*conditions.split("|"), f"whose {first} is {{}}") if conditions else (f"whose {first} is {{}}",)
+    return Text(first, (first, *others), phrases, tuple(values.split()))
+
+
+def number_column(nouns: str, thresholds: range) -> Number:
+    """A column of numbers, its name the first noun."""
+    first, *others = nouns.split("|")
+    return Number(first, (first, *others), thresholds)
+
+
+def _table(singular: str, plurals: str, texts: tuple[Text, Text], numbers: tuple[Number, Number]) -> Table:
+    names = tuple(plurals.split("|"))
+    return Table(names[0], singular, names, texts, numbers)
+
+
+_COUNTRIES = "norway peru kenya japan brazil canada egypt poland"
+_text, _number = text_column, number_column
+
+_SEEN = (
+    _table(
+        "city",
+        "cities|towns",
         (
-            Text("country", ("country", "nation"), ("in {}", "that lie in {}"), _COUNTRIES),
-            Text("climate", ("climate", "kind of weather"), ("with a {} climate",), ("dry", "humid", "mild", "polar", "windy")),
+            _text("country|nation", "in {}|lying in {}", _COUNTRIES),
+            _text("climate|kind of weather", "with a {} climate", "dry humid mild polar windy"),
         ),
-        (
-            Number("population", ("population", "number of inhabitants"), _HUNDREDS),
-            Number("founded", ("founding year", "year of foundation"), range(1200, 2000, 20)),
-        ),
+        (_number("population|number of inhabitants", _HUNDREDS), _number("founded|year of foundation", _YEARS)),
     ),
-    Table(
-        "books",
-        ("books", "volumes"),
+    _table(
+        "book",
+        "books|volumes",
         (
-            Text(
-                "genre", ("genre", "category"), ("of the genre {}", "in the category {}"), ("crime", "poetry", "travel", "satire", "memoir")
-            ),
-            Text("language", ("language", "tongue"), ("written in {}", "in {}"), ("french", "hindi", "dutch", "latin", "korean")),
+            _text("genre|category", "of the genre {}|in the category {}", "crime poetry travel satire memoir"),
+            _text("language|tongue", "written in {}|in {}", "french hindi dutch latin korean"),
         ),
-        (
-            Number("pages", ("number of pages", "page count"), _TENS),
-            Number("copies", ("number of copies", "circulation"), _HUNDREDS),
-        ),
+        (_number("pages|page count", _TENS), _number("copies|circulation", _HUNDREDS)),
     ),
-    Table(
-        "films",
-        ("films", "movies"),
+    _table(
+        "film",
+        "films|movies",
         (
-            Text("genre", ("genre", "kind"), ("of the genre {}", "of the kind {}"), ("drama", "comedy", "horror", "western", "musical")),
-            Text("studio", ("studio", "company"), ("made by {}", "from the studio {}"), ("orion", "vega", "lyra", "corona", "nova")),
+            _text("genre|kind", "of the genre {}|of the kind {}", "drama comedy horror western musical"),
+            _text("studio|company", "made by {}|from the studio {}", "orion vega lyra corona nova"),
         ),
-        (
-            Number("audience", ("audience", "number of viewers"), _HUNDREDS),
-            Number("budget", ("budget", "cost"), _TENS),
-        ),
+        (_number("audience|number of viewers", _HUNDREDS), _number("budget|cost", _TENS)),
     ),
-    Table(
-        "workers",
-        ("workers", "employees"),
+    _table(
+        "worker",
+        "workers|employees",
         (
-            Text("team", ("team", "department"), ("in the {} team", "who work in {}"), ("sales", "legal", "design", "finance", "support")),
-            Text("office", ("office", "workplace"), ("at the {} office", "based in {}"), ("berlin", "lagos", "quito", "osaka", "dublin")),
+            _text("team|department", "in the {} team|working in {}", "sales legal design finance support"),
+            _text("office|workplace", "at the {} office|based in {}", "berlin lagos quito osaka dublin"),
         ),
-        (
-            Number("salary", ("salary", "pay"), _HUNDREDS),
-            Number("overtime", ("overtime", "number of extra hours"), _TENS),
-        ),
+        (_number("salary|pay", _HUNDREDS), _number("overtime|number of extra hours", _TENS)),
     ),
-    Table(
-        "rivers",
-        ("rivers", "streams"),
+    _table(
+        "river",
+        "rivers|streams",
         (
-            Text("country", ("country", "nation"), ("in {}", "that cross {}"), _COUNTRIES),
-            Text("sea", ("sea", "mouth"), ("that flow into the {} sea",), ("baltic", "coral", "white", "caspian", "black")),
+            _text("country|nation", "in {}|crossing {}", _COUNTRIES),
+            _text("sea|mouth", "flowing into the {} sea", "baltic coral white caspian black"),
         ),
-        (
-            Number("length", ("length", "extent"), _HUNDREDS),
-            Number("depth", ("depth", "distance to the bottom"), _TENS),
-        ),
+        (_number("length|extent", _HUNDREDS), _number("depth|distance to the bottom", _TENS)),
     ),
-    Table(
-        "ships",
-        ("ships", "vessels"),
+    _table(
+        "ship",
+        "ships|vessels",
         (
-            Text("port", ("port", "harbour"), ("from the port of {}", "based in {}"), ("genoa", "bergen", "dakar", "lima", "kobe")),
-            Text("cargo", ("cargo", "load"), ("that carry {}", "loaded with {}"), ("grain", "timber", "coal", "salt", "tea")),
+            _text("port|harbour", "from the port of {}|based in {}", "genoa bergen dakar lima kobe"),
+            _text("cargo|load", "carrying {}|loaded with {}", "grain timber coal salt tea"),
         ),
-        (
-            Number("crew", ("crew", "number of sailors"), _TENS),
-            Number("tonnage", ("tonnage", "carrying capacity"), _HUNDREDS),
-        ),
+        (_number("crew|number of sailors", _TENS), _number("tonnage|carrying capacity", _HUNDREDS)),
     ),
-    Table(
-        "dishes",
-        ("dishes", "meals"),
+    _table(
+        "dish",
+        "dishes|meals",
         (
-            Text(
-                "cuisine",
-                ("cuisine", "cooking style"),
-                ("of the {} cuisine", "from the {} kitchen"),
-                ("thai", "greek", "cuban", "swiss", "irish"),
-            ),
-            Text("taste", ("taste", "flavour"), ("that taste {}", "with a {} flavour"), ("sweet", "sour", "bitter", "spicy", "mild")),
+            _text("cuisine|cooking style", "of the {} cuisine|from the {} kitchen", "thai greek cuban swiss irish"),
+            _text("taste|flavour", "with a {} taste|with a {} flavour", "sweet sour bitter spicy mild"),
         ),
-        (
-            Number("price", ("price", "cost"), _HUNDREDS),
-            Number("calories", ("calories", "energy"), _TENS),
-        ),
+        (_number("price|cost", _HUNDREDS), _number("calories|energy", _TENS)),
     ),
-    Table(
-        "stars",
-        ("stars", "suns"),
+    _table(
+        "star",
+        "stars|suns",
         (
-            Text("colour", ("colour", "hue"), ("that shine {}", "of {} colour"), ("red", "blue", "white", "orange", "yellow")),
-            Text("region", ("constellation", "region"), ("in {}", "that belong to {}"), ("aquila", "cygnus", "draco", "hydra", "pavo")),
+            _text("colour|hue", "of {} colour|shining {}", "red blue white orange yellow"),
+            _text("region|constellation", "in {}|belonging to {}", "aquila cygnus draco hydra pavo"),
         ),
+        (_number("distance|remoteness", _HUNDREDS), _number("mass|weight", _TENS)),
+    ),
+    _table(
+        "song",
+        "songs|tunes",
         (
-            Number("distance", ("distance", "remoteness"), _HUNDREDS),
-            Number("mass", ("mass", "weight"), _TENS),
+            _text("style|kind of music", "in the style {}|of the {} kind", "jazz folk opera blues swing"),
+            _text("mood|feeling", "of {} mood|sounding {}", "happy gloomy calm angry tender"),
         ),
+        (_number("duration|running time", _TENS), _number("plays|number of listeners", _HUNDREDS)),
+    ),
+    _table(
+        "school",
+        "schools|academies",
+        (
+            _text("district|quarter", "in the {} district|located {}", "north south east west centre"),
+            _text("subject|field", "teaching {}|known for {}", "music physics drawing sports history"),
+        ),
+        (_number("pupils|number of children", _HUNDREDS), _number("rooms|room count", _TENS)),
+    ),
+    _table(
+        "train",
+        "trains|railways",
+        (
+            _text("route|line", "on the {} route|running {}", "coastal alpine desert urban valley"),
+            _text("fuel|power", "running on {}|driven by {}", "diesel steam battery gas hydrogen"),
+        ),
+        (_number("speed|velocity", _TENS), _number("seats|number of places", _HUNDREDS)),
+    ),
+    _table(
+        "plant",
+        "plants|herbs",
+        (
+            _text("soil|ground", "growing in {} soil|rooted in {}", "sandy clay peat chalk loam"),
+            _text("season|time of year", "blooming in {}|at its best in {}", "spring summer autumn winter january"),
+        ),
+        (_number("height|size", _TENS), _number("seeds|seed count", _HUNDREDS)),
+    ),
+    _table(
+        "museum",
+        "museums|galleries",
+        (
+            _text("country|nation", "in {}|found in {}", _COUNTRIES),
+            _text("theme|topic", "about {}|devoted to {}", "glass maps clocks coins masks"),
+        ),
+        (_number("visitors|number of guests", _HUNDREDS), _number("halls|hall count", _TENS)),
+    ),
+    _table(
+        "phone",
+        "phones|handsets",
+        (
+            _text("brand|maker", "made by {}|of the brand {}", "atlas bravo comet delta ember"),
+            _text("finish|surface", "with a {} finish|covered in {}", "matte glossy leather steel wood"),
+        ),
+        (_number("storage|memory", _TENS), _number("sales|units sold", _HUNDREDS)),
+    ),
+    _table(
+        "bridge",
+        "bridges|crossings",
+        (
+            _text("material|stuff", "built of {}|made from {}", "stone iron concrete rope brick"),
+            _text("region|area", "in the {} region|standing in the {}", "lake delta gorge bay marsh"),
+        ),
+        (_number("span|total length", _HUNDREDS), _number("built|year of construction", _YEARS)),
+    ),
+    _table(
+        "player",
+        "players|athletes",
+        (
+            _text("club|side", "playing for {}|signed by {}", "rovers united wanderers rangers albion"),
+            _text("position|role", "in the position {}|used as {}", "keeper striker wing back libero"),
+        ),
+        (_number("goals|score", _TENS), _number("fee|transfer sum", _HUNDREDS)),
     ),
 )
-TABLES = {table.name: table for table in _TABLES}
 
-_FIRST = (
-    "amber",
-    "quiet",
-    "broken",
-    "silver",
-    "hidden",
-    "early",
-    "golden",
-    "distant",
-    "northern",
-    "velvet",
-    "iron",
-    "paper",
-    "salt",
-    "winter",
-    "crooked",
-    "bright",
-    "hollow",
-    "green",
-    "lost",
-    "tall",
+# Nothing here occurs in the training tables: a question has to be answered from the schema in the prompt, whose words it uses.
+_UNSEEN = (
+    _table(
+        "horse",
+        "horses",
+        (_text("breed", "", "arabian shire mustang cob lipizzan"), _text("stable", "", "oakfield thornhill rosedale ashby kelso")),
+        (_number("stamina", _TENS), _number("prizes", _HUNDREDS)),
+    ),
+    _table(
+        "mountain",
+        "mountains",
+        (_text("ridge", "", "andean uralic pamir tatra sayan"), _text("rock", "", "granite basalt slate gneiss marble")),
+        (_number("altitude", _HUNDREDS), _number("climbers", _TENS)),
+    ),
+    _table(
+        "robot",
+        "robots",
+        (_text("factory", "", "nagoya torino malmo pune tampa"), _text("purpose", "", "welding sorting packing mowing painting")),
+        (_number("voltage", _TENS), _number("errors", _HUNDREDS)),
+    ),
+    _table(
+        "medicine",
+        "medicines",
+        (_text("symptom", "", "fever cough nausea fatigue migraine"), _text("form", "", "syrup tablet powder ointment drops")),
+        (_number("dose", _TENS), _number("patients", _HUNDREDS)),
+    ),
 )
-_SECOND = (
-    "harbour",
-    "road",
-    "lantern",
-    "meadow",
-    "bridge",
-    "tower",
-    "garden",
-    "mirror",
-    "signal",
-    "forest",
-    "anchor",
-    "valley",
-    "window",
-    "compass",
-    "island",
-    "kettle",
-    "orchard",
-    "wheel",
-    "canyon",
-    "letter",
+SEEN = {table.name: table for table in _SEEN}
+UNSEEN = {table.name: table for table in _UNSEEN}
+TABLES = {**SEEN, **UNSEEN}
+
+_FIRST, _SECOND = (
+    words.split()
+    for words in (
+        "amber quiet broken silver hidden early golden distant northern velvet iron paper salt winter crooked bright hollow green lost old",
+        "harbour road lantern meadow bridge tower garden mirror signal forest pier anchor valley window mill hut kettle orchard wheel well",
+    )
 )
+LABELS = tuple(f"{first} {second}" for first in _FIRST for second in _SECOND)
 
 
 def rows(table: Table, seed: int) -> list[tuple[str | int, ...]]:
@@ -224,14 +285,13 @@ def rows(table: Table, seed: int) -> list[tuple[str | int, ...]]:
 
     Args:
         table: which table to fill.
-        seed: the same seed gives the same rows.
+        seed: the same seed gives the same rows; every seed has the same labels.
 
     Returns:
         200 rows in the order of the columns: name, texts, numbers.
     """
     rng = random.Random(f"{table.name}-{seed}")
-    labels = rng.sample([f"{first} {second}" for first in _FIRST for second in _SECOND], N_ROWS)
-    columns: list[list[str | int]] = [list(labels)]
+    columns: list[list[str | int]] = [list(random.Random(table.name).sample(LABELS, N_ROWS))]
     for text in table.texts:
         columns.append([rng.choice(text.values) for _ in range(N_ROWS)])
     for number in table.numbers:

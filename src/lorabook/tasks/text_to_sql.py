@@ -21,13 +21,14 @@ from typing import Literal
 from lorabook.language.generate import generate
 from lorabook.language.gpt import GPT
 from lorabook.language.likelihood import Example, conditional_example
-from lorabook.language.tokenizer import WordTokenizer
+from lorabook.language.tokenizer import BytePairTokenizer
 from lorabook.tasks.sandbox import QueryResult, Row, create_database, run_query
-from lorabook.tasks.tables import TABLES, Number, Text, rows
+from lorabook.tasks.tables import LABELS, SEEN, TABLES, UNSEEN, Number, Table, Text, rows
 
-Split = Literal["train", "validation", "test"]
-_DATABASE_SEED = 0
-_MAX_SQL_TOKENS = 48
+Split = Literal["train", "validation", "test", "unseen"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unseen")
+_DATABASE_SEEDS = (0, 1, 2)  # a wrong query seldom agrees with the gold one by luck on one filling, hardly ever on three
+_MAX_SQL_TOKENS = 80
 
 _COMPARISONS = {
     ">": ("above", "of more than", "greater than"),
@@ -127,12 +128,16 @@ def _condition(rng: random.Random, column: Text | Number) -> Condition:
     return Condition(column.name, operator, value, f"with {rng.choice(column.nouns)} {rng.choice(_COMPARISONS[operator])} {value}")
 
 
-def draw(rng: random.Random) -> SQLExample:
-    """One random question with its meaning, from any split."""
-    table = rng.choice(list(TABLES.values()))
+def ask(rng: random.Random, table: Table) -> SQLExample:
+    """One random question about a table, with its meaning."""
     plural, number, text = rng.choice(table.plurals), rng.choice(table.numbers), rng.choice(table.texts)
     noun, category = rng.choice(number.nouns), rng.choice(text.nouns)
-    kind = rng.choices(("list", "show", "count", "aggregate", "top", "group"), (4, 4, 4, 4, 4, 3))[0]
+    kind = rng.choices(("list", "show", "lookup", "count", "aggregate", "top", "group"), (4, 3, 2, 4, 4, 4, 3))[0]
+    if kind == "lookup":
+        column, label = rng.choice(table.described), rng.choice(LABELS)
+        wanted = rng.choice(column.nouns)
+        question = rng.choice(("what is the {n} of {l}?", "which {n} does {l} have?")).format(n=wanted, l=label)
+        return SQLExample(question, Query(table.name, column.name, None, (Condition("name", "=", label, label),)))
     others = [column for column in table.described if column is not number]
     if kind == "group":
         others = [column for column in others if column is not text]
@@ -181,16 +186,17 @@ def split_of(query: Query) -> Split:
 
 
 @cache
-def database() -> sqlite3.Connection:
-    """The database in which queries are judged: every table, 200 rows each, always the same."""
-    return create_database((table.name, table.columns, rows(table, _DATABASE_SEED)) for table in TABLES.values())
+def database(seed: int = 0) -> sqlite3.Connection:
+    """A database in which queries are judged: every table, 200 rows each, the same for the same seed."""
+    return create_database((table.name, table.columns, rows(table, seed)) for table in TABLES.values())
 
 
 def examples(split: Split, count: int, *, seed: int) -> list[SQLExample]:
-    """Draw examples of one split whose gold answer is not empty. In validation and test no query occurs twice.
+    """Draw examples of one split whose gold answer is never empty. Outside training no query occurs twice.
 
     Args:
-        split: train, validation or test; their queries are disjoint.
+        split: ``train``, ``validation`` and ``test`` ask about sixteen tables, and their queries are disjoint; ``unseen`` asks about four
+            tables that occur nowhere else, by the names that their schema gives.
         count: how many.
         seed: the same seed gives the same examples.
 
@@ -202,24 +208,25 @@ def examples(split: Split, count: int, *, seed: int) -> list[SQLExample]:
         >>> split_of(example.query)
         'test'
     """
-    if split not in ("train", "validation", "test") or count < 0:
-        raise ValueError(f"split must be train, validation or test and count at least 0, got {split!r} and {count}")
+    if split not in SPLITS or count < 0:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)} and count at least 0, got {split!r} and {count}")
     rng = random.Random(f"{split}-{seed}")
+    tables = list((UNSEEN if split == "unseen" else SEEN).values())
     found: list[SQLExample] = []
     seen: set[str] = set()
     while len(found) < count:
-        example = draw(rng)
-        if split_of(example.query) != split or (split != "train" and example.query.sql in seen):
+        example = ask(rng, rng.choice(tables))
+        if split not in ("unseen", split_of(example.query)) or (split != "train" and example.query.sql in seen):
             continue
-        answer = run_query(database(), example.query.sql)
-        if all(row[-1] in (None, 0) for row in answer.rows):
+        answers = (run_query(database(filling), example.query.sql) for filling in _DATABASE_SEEDS)
+        if any(all(row[-1] in (None, 0) for row in answer.rows) for answer in answers):
             continue
         seen.add(example.query.sql)
         found.append(example)
     return found
 
 
-def encode(example: SQLExample, tokenizer: WordTokenizer) -> Example:
+def encode(example: SQLExample, tokenizer: BytePairTokenizer) -> Example:
     """Inputs and labels of an example: the prompt carries no loss, the target ends with the end token."""
     return conditional_example(tokenizer.encode(example.prompt), [*tokenizer.encode(example.target), tokenizer.end_id])
 
@@ -231,8 +238,8 @@ class Prediction:
     Args:
         example: the question.
         sql: what the model wrote.
-        result: what the database gave for it.
-        correct: whether that equals what the gold query gives.
+        result: what the first database gave for it.
+        correct: whether every database gives what it gives for the gold query.
     """
 
     example: SQLExample
@@ -244,7 +251,8 @@ class Prediction:
 def judge(example: SQLExample, sql: str) -> Prediction:
     """Run a predicted query and compare its rows with the gold ones.
 
-    Rows are compared as multisets, and in order only when the question asks for an order.
+    Rows are compared as multisets, and in order only when the question asks for an order; in three databases with the same tables and
+    different rows, all of which must agree.
 
     Raises:
         ValueError: the gold query itself fails.
@@ -256,13 +264,18 @@ def judge(example: SQLExample, sql: str) -> Prediction:
         >>> judge(example, "SELECT COUNT( FROM stars").correct
         False
     """
-    result = run_query(database(), sql)
-    gold = run_query(database(), example.query.sql)
+    results = [run_query(database(seed), sql) for seed in _DATABASE_SEEDS]
+    correct = all(_agrees(example, seed, result) for seed, result in zip(_DATABASE_SEEDS, results, strict=True))
+    return Prediction(example, sql, results[0], correct)
+
+
+def _agrees(example: SQLExample, seed: int, result: QueryResult) -> bool:
+    gold = run_query(database(seed), example.query.sql)
     if gold.error is not None:
         raise ValueError(f"the gold query failed: {gold.error}: {example.query.sql}")
     expected, found = _rounded(gold.rows), _rounded(result.rows)
     same = expected == found if example.query.order else Counter(expected) == Counter(found)
-    return Prediction(example, sql, result, result.error is None and same)
+    return result.error is None and same
 
 
 def _rounded(found: Sequence[Row]) -> list[Row]:
@@ -270,7 +283,7 @@ def _rounded(found: Sequence[Row]) -> list[Row]:
     return [tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row) for row in found]
 
 
-def predict(model: GPT, tokenizer: WordTokenizer, questions: Sequence[SQLExample]) -> list[Prediction]:
+def predict(model: GPT, tokenizer: BytePairTokenizer, questions: Sequence[SQLExample]) -> list[Prediction]:
     """Let the model answer every question greedily and judge each answer.
 
     Chapter: Fine-tuning with LoRA.
@@ -289,3 +302,8 @@ def execution_accuracy(predictions: Sequence[Prediction]) -> float:
     if not predictions:
         raise ValueError("execution accuracy needs at least one prediction")
     return sum(prediction.correct for prediction in predictions) / len(predictions)
+
+
+def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The scores of this task by name: execution accuracy alone."""
+    return {"execution_accuracy": execution_accuracy(predictions)}

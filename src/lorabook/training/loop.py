@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -55,11 +56,17 @@ def train(
     steps: int,
     learning_rate: float,
     batch_size: int = 32,
+    micro_batch_size: int | None = None,
     weight_decay: float = 0.0,
     warmup: float = 0.05,
     clip_norm: float = 1.0,
+    lora_plus_ratio: float = 1.0,
+    precision: str = "auto",
     seed: int = 0,
     description: str = "training",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    shard_frozen: bool = False,
 ) -> TrainingLog:
     r"""Minimize :math:`-\sum \log p(y_t \mid y_{<t}) / N` with AdamW, N the target tokens of a batch.
 
@@ -86,6 +93,8 @@ def train(
 
     Chapter: Fine-tuning with LoRA.
     """
+    if micro_batch_size is not None or lora_plus_ratio != 1 or precision != "auto" or checkpoint is not None or shard_frozen:
+        raise NotImplementedError("the signature is settled, what is behind it comes with the next commits")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("no parameter requires a gradient: add an adapter or unfreeze something")

@@ -68,7 +68,8 @@ def generated(count: int, *, words: Sequence[str], seed: int, split: Literal["tr
         True
     """
     rng = random.Random(f"pretrain-{split}-{seed}")
-    usable = sorted(set(words) - kept_for_testing())
+    kept = kept_for_testing()
+    usable = sorted(word for word in set(words) if not {word, word + "s"} & kept)  # a made-up table's name is a plural
     forms: tuple[Callable[[random.Random, Table, Sequence[str], str], str], ...] = (_plan, _query, _passage, _row)
     for _ in range(count):
         table = made_up_table(rng, usable) if rng.random() < _MADE_UP else rng.choice(list(SEEN.values()))

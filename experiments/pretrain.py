@@ -130,9 +130,9 @@ def held_out_bits_per_byte(model: GPT, tokenizer: BytePairTokenizer, texts: Iter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pre-train the book's small backbone and write it to assets/weights/.")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=Path("_build/pretrain.safetensors"))

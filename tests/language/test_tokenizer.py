@@ -1,17 +1,53 @@
-"""The tokenizer, on any text that hypothesis finds."""
+"""The tokenizer, on any text that hypothesis finds, and against the library that trained the book's merges."""
 
+import json
+import re
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from lorabook.language.tokenizer import WordTokenizer
+from lorabook.language.backbone import load_backbone
+from lorabook.language.tokenizer import PIECE, BytePairTokenizer
 
-TRAINED = WordTokenizer.train(["SELECT name FROM cities WHERE country = 'peru'", "how many cities are in peru?"], size=12)
-words = st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=10)
-# Text made of pieces that the vocabulary knows, in whole and in part, between arbitrary text.
-mixed = st.lists(st.sampled_from([*TRAINED.words, "cities", "SELECTED", " ", "\n", "'"]) | st.text(max_size=4)).map("".join)
+TEXTS = ["SELECT name FROM cities WHERE country = 'peru'", "how many cities are in peru?"] * 2
+TRAINED = BytePairTokenizer.train(TEXTS, vocab_size=290)
+# Text made of what the merges know, in whole and in part, between arbitrary text.
+mixed = st.lists(st.sampled_from(["cities", " cities", "SELECTED", " peru", " ", "\n", "\n\n    ", "'", "12"]) | st.text(max_size=4)).map(
+    "".join
+)
+pairs = st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), unique=True, max_size=8)
+
+
+def library(tokenizer: BytePairTokenizer) -> Tokenizer:
+    """The same merges in the library ``tokenizers``, which writes each byte as one printable character."""
+    alphabet = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    written = {byte: chr(byte) for byte in alphabet}
+    written |= {byte: chr(256 + index) for index, byte in enumerate(byte for byte in range(256) if byte not in alphabet)}
+    names = [*(written[byte] for byte in range(256)), "<end>"]
+    for left, right in tokenizer.merges:
+        names.append(names[left] + names[right])
+    merges = [(names[left], names[right]) for left, right in tokenizer.merges]
+    other = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=merges))
+    other.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECE), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    other.decoder = decoders.ByteLevel()
+    return other
+
+
+@pytest.fixture(scope="module")
+def books():
+    return load_backbone()[1]
+
+
+@pytest.fixture(scope="module")
+def books_library(books):
+    return library(books)
 
 
 @given(st.text() | mixed)
@@ -19,9 +55,9 @@ def test_decoding_an_encoding_gives_the_text_back(text):
     assert TRAINED.decode(TRAINED.encode(text)) == text
 
 
-@given(words, st.text())
-def test_any_vocabulary_encodes_any_text(vocabulary, text):
-    tokenizer = WordTokenizer(vocabulary)
+@given(pairs, st.text() | mixed)
+def test_any_merges_encode_any_text(merges, text):
+    tokenizer = BytePairTokenizer(merges)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -33,41 +69,68 @@ def test_ids_stay_in_the_vocabulary_and_never_end_the_text(text):
 
 
 @given(st.text() | mixed)
-def test_an_empty_vocabulary_leaves_the_bytes(text):
-    assert WordTokenizer([]).encode(text) == list(text.encode())
+def test_without_merges_the_bytes_remain(text):
+    assert BytePairTokenizer([]).encode(text) == list(text.encode())
 
 
-@pytest.mark.parametrize("text", [" zebra", " naïve", "🦓", "٣"])
-def test_an_unknown_word_falls_back_to_its_bytes(text):
-    assert TRAINED.encode(f"SELECT{text} FROM") == [*TRAINED.encode("SELECT"), *text.encode(), *TRAINED.encode(" FROM")]
+@given(st.text() | mixed)
+def test_the_library_that_trained_the_merges_encodes_alike(books, books_library, text):
+    assert books.encode(text) == books_library.encode(text).ids
 
 
-def test_a_known_word_is_one_token_together_with_its_space():
-    assert len(TRAINED.encode(" cities")) == 1
-    assert len(TRAINED.encode(" cities in peru")) == 3
+def test_the_library_encodes_real_programs_alike(books, books_library):
+    for text in (json.__doc__, Path(json.__file__).read_text(encoding="utf-8"), "\tif x:\n\t\treturn  None  \r\n\n\n", "naïve ٣ 🦓 x²"):
+        assert books.encode(text) == books_library.encode(text).ids
+        assert books.decode(books.encode(text)) == text
 
 
-@given(st.lists(st.sampled_from(["to", " be", " or", "7", "?"]), max_size=30), st.integers(0, 6))
-def test_training_keeps_the_most_frequent_pieces(pieces, size):
-    counts = Counter(pieces)
-    kept = WordTokenizer.train(pieces, size).words
-    assert len(kept) == min(size, len(counts))
-    assert all(counts[word] >= counts[other] for word in kept for other in counts if other not in kept)
+def test_a_digit_is_a_token_so_that_numbers_are_copied_digit_by_digit(books):
+    assert len(books.encode(" 4096")) == 4
+    assert [books.decode([token]) for token in books.encode("1234")] == ["1", "2", "3", "4"]
+
+
+def test_the_books_vocabulary_knows_common_words_whole(books):
+    for word in (" the", " SELECT", " FROM", " return", " self"):
+        assert len(books.encode(word)) == 1
+
+
+@given(st.lists(st.sampled_from(["to", " be", " or", "not", " beer"]), min_size=1, max_size=30))
+def test_the_first_merge_joins_a_most_frequent_pair(pieces):
+    text = "".join(pieces)
+    tokenizer = BytePairTokenizer.train([text], vocab_size=258)
+    words = Counter(piece.encode() for piece in re.findall(PIECE, text))
+    counts = Counter()
+    for word, count in words.items():
+        for pair in pairwise(word):
+            counts[pair] += count
+    assert counts[tokenizer.merges[0]] == max(counts.values())
 
 
 def test_training_does_not_depend_on_the_order_of_texts():
-    texts = ["b a", "a c", "c b d"]
-    assert WordTokenizer.train(texts, 4).words == WordTokenizer.train(texts[::-1], 4).words
+    texts = ["banana band", "bandana", "an ant"]
+    assert BytePairTokenizer.train(texts, 270).merges == BytePairTokenizer.train(texts[::-1], 270).merges
 
 
-@given(words, st.text())
-def test_saving_and_loading_keeps_every_id(tmp_path_factory, vocabulary, text):
+def test_training_stops_when_no_pair_is_left():
+    tokenizer = BytePairTokenizer.train(["abc"], vocab_size=400)
+    assert tokenizer.encode("abc") == [tokenizer.vocab_size - 1]
+    assert tokenizer.vocab_size == 259
+
+
+@given(pairs, st.text())
+def test_saving_and_loading_keeps_every_id(tmp_path_factory, merges, text):
     path = tmp_path_factory.getbasetemp() / "vocabulary.json"
-    tokenizer = WordTokenizer(vocabulary)
+    tokenizer = BytePairTokenizer(merges)
     tokenizer.save(path)
-    loaded = WordTokenizer.load(path)
-    assert loaded.words == tokenizer.words
+    loaded = BytePairTokenizer.load(path)
+    assert loaded.merges == tokenizer.merges
     assert loaded.encode(text) == tokenizer.encode(text)
+
+
+def test_an_encoding_does_not_change_the_next_one():
+    first = TRAINED.encode(" cities")
+    first.append(7)
+    assert TRAINED.encode(" cities") == first[:-1]
 
 
 def test_the_end_token_decodes_to_nothing():
@@ -84,10 +147,15 @@ def test_an_id_outside_the_vocabulary_is_refused(token):
         TRAINED.decode([token])
 
 
-@pytest.mark.parametrize("vocabulary", [["a", "b", "a"], ["a", ""]])
-def test_words_must_be_distinct_and_not_empty(vocabulary):
-    with pytest.raises(ValueError, match="distinct and not empty"):
-        WordTokenizer(vocabulary)
+@pytest.mark.parametrize("merges", [[(1, 257)], [(-1, 3)], [(1, 256)], [(1, 2), (258, 1)]])
+def test_a_merge_joins_earlier_ids(merges):
+    with pytest.raises(ValueError, match=r"merge \d must join ids below"):
+        BytePairTokenizer(merges)
+
+
+def test_a_merge_stands_once():
+    with pytest.raises(ValueError, match="a pair stands twice"):
+        BytePairTokenizer([(1, 2), (3, 4), (1, 2)])
 
 
 def test_a_lone_surrogate_has_no_bytes_and_says_so():

@@ -1,6 +1,7 @@
 """Real text that every reader already has: the documentation and the sources of Python and of the libraries this book needs.
 
-Nothing is downloaded and nothing is imported: files are found and read. The split is by file, and a file's docstrings go where it goes.
+Nothing is downloaded and nothing is imported: files are found and read. The split is by
+document, and a program's docstrings go where it goes.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ _SKIPPED = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "
 _SKIPPED |= {"pydoc_data", "__pycache__", "_vendor", "vendor"}
 _LARGEST_FILE_BYTES = 300_000
 _FEWEST_LETTERS = 0.4  # below this share of letters a file holds a table of numbers, not a program
+_SHORTEST_PROSE = 200  # characters; one line of documentation may stand in several programs
 
 
-def split_of(name: str) -> Split:
-    """The split of a document, by a hash of its name: one in twenty for validation, one in twenty for the test.
+def split_of(text: str) -> Split:
+    """The split of a document, by a hash of its text, so that copies stay together: one in twenty each for validation and test.
 
     Example:
-        >>> split_of("python/abc.py")
+        >>> split_of("import this")
         'train'
     """
-    bucket = zlib.crc32(name.encode("utf-8")) % 20
+    bucket = zlib.crc32(text.encode("utf-8", errors="replace")) % 20
     return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
@@ -43,7 +45,7 @@ def documents(source: str, split: Split) -> list[str]:
     Args:
         source: ``topics`` (the language reference that ``help()`` shows), ``docstrings`` (of all programs below, one document per file),
             ``python`` (the standard library's programs), ``numpy``, ``matplotlib``, or ``torch``, which is not in ``SOURCES``.
-        split: train, validation or test; by file, so that no docstring of a test program is trained on.
+        split: train, validation or test; by program, so that no docstring of a test program is trained on.
 
     Returns:
         Texts. They differ a little between versions of Python and of the libraries.
@@ -59,15 +61,15 @@ def documents(source: str, split: Split) -> list[str]:
     """
     if source not in (*SOURCES, HELD_OUT) or split not in SPLITS:
         raise ValueError(
-            f"source must be one of {', '.join((*SOURCES, HELD_OUT))} and split of {', '.join(SPLITS)}, got {source!r}, {split!r}"
+            f"source must be one of {', '.join((*SOURCES, HELD_OUT))} and split one of {', '.join(SPLITS)}, got {source!r}, {split!r}"
         )
     if source == "topics":
         from pydoc_data.topics import topics
 
-        return [text for name, text in sorted(topics.items()) if split_of(f"topics/{name}") == split]
+        return [text for _, text in sorted(topics.items()) if split_of(text) == split]
     if source == "docstrings":
         programs = (text for package in _PACKAGES for text in _programs(package, split))
-        return [prose for prose in map(docstrings, programs) if prose]
+        return [prose for prose in map(docstrings, programs) if len(prose) >= _SHORTEST_PROSE]
     return list(_programs(source, split))
 
 
@@ -95,10 +97,8 @@ def _programs(package: str, split: Split) -> Iterator[str]:
         relative = path.relative_to(root)
         if _SKIPPED & set(relative.parts[:-1]) or path.stat().st_size > _LARGEST_FILE_BYTES:
             continue
-        if split_of(f"{package}/{relative.as_posix()}") != split:
-            continue
         text = path.read_text(encoding="utf-8", errors="replace")
-        if sum(character.isalpha() for character in text) >= _FEWEST_LETTERS * max(1, len(text)):
+        if split_of(text) == split and sum(character.isalpha() for character in text) >= _FEWEST_LETTERS * len(text) > 0:
             yield text
 
 

@@ -34,7 +34,7 @@ from lorabook.language.gpt import GPT, GPTConfig
 from lorabook.language.likelihood import Example, bits_per_byte, negative_log_likelihood, pad_batch
 from lorabook.language.tokenizer import PIECE, BytePairTokenizer
 from lorabook.tasks.pretraining import generated
-from lorabook.training.loop import train
+from lorabook.training.loop import TrainingLog, train
 from lorabook.training.runtime import best_device, seed_everything
 
 # Shares of the tokens. Prose is worth more than its size: documentation is short beside programs.
@@ -165,7 +165,7 @@ def main() -> None:
         checkpoint=arguments.checkpoint,
         checkpoint_every=250,
     )
-    save(arguments, model, tokenizer, log.losses, words, time.perf_counter() - start)
+    save(arguments, model, tokenizer, log, words)
 
 
 def _up_to(characters: int, texts: Sequence[str]) -> list[str]:
@@ -174,9 +174,7 @@ def _up_to(characters: int, texts: Sequence[str]) -> list[str]:
     return list(texts[::step])
 
 
-def save(
-    arguments: argparse.Namespace, model: GPT, tokenizer: BytePairTokenizer, losses: Sequence[float], words: Sequence[str], seconds: float
-) -> None:
+def save(arguments: argparse.Namespace, model: GPT, tokenizer: BytePairTokenizer, log: TrainingLog, words: Sequence[str]) -> None:
     """Write the tokenizer, the weights and the card; what the card says is measured on the files as written."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(arguments.out / "tokenizer.json")
@@ -203,9 +201,10 @@ def save(
             "versions": {"python": platform.python_version(), **versions},
         },
         "test_bits_per_byte": {name: round(held_out_bits_per_byte(model, tokenizer, texts), 4) for name, texts in held_out.items()},
-        "training_nats_per_token": [round(loss, 4) for loss in losses[:: max(1, len(losses) // 50)]],
+        "training_nats_per_token": [round(loss, 4) for loss in log.losses[:: max(1, len(log.losses) // 50)]],
         "samples": [prompt + tokenizer.decode(ids) for prompt, ids in zip(_PROMPTS, added, strict=True)],
-        "seconds": round(seconds),
+        "seconds": round(log.seconds),
+        "resumed_at_step": log.resumed_at,
         "device": f"{best_device().type}, {torch.get_num_threads()} threads",
         "date": time.strftime("%Y-%m-%d"),
     }

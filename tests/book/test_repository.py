@@ -68,7 +68,7 @@ def test_a_missing_browser_is_one_sentence(monkeypatch, tmp_path):
 
 def test_the_weights_come_with_their_provenance():
     card = json.loads((ROOT / "assets/weights/backbone.json").read_text(encoding="utf-8"))
-    assert {"command", "arguments", "device", "torch", "seconds", "date", "validation_nats_per_token"} <= card.keys()
+    assert {"command", "commit", "arguments", "device", "data", "seconds", "date", "test_bits_per_byte", "samples"} <= card.keys()
     for result in (ROOT / "assets/results").glob("*.json"):
         provenance = json.loads(result.read_text(encoding="utf-8"))["provenance"]
         assert {"command", "commit", "device", "torch", "seconds", "date"} <= provenance.keys()

@@ -6,10 +6,11 @@ For each configuration one library makes an adapter and saves it, the other load
 and, with the same weights, in float64. The error of a tensor is the norm of the difference over the norm of the reference, and that of a
 configuration the largest over the outputs and every gradient, in both directions. The reference is PEFT.
 
-Two draws. "well-conditioned": widths from 16 to 96, layers as they are initialized, adapters moved as far as training moves them. Every
-configuration must agree to 1e-5 in float32. "harsh": widths from 3, so that layer norms over three numbers occur, weights of standard
-deviation 0.5, large moves. There two right programs differ in float32, the more the worse the configuration is conditioned, so each is
-compared with the float64 result, the truth. In both draws the float64 results must agree to 1e-10.
+Two draws. "well-conditioned": widths from 16 to 96, layers as they are initialized, adapters moved as far as training moves them, the
+cross-entropy of random labels. Every configuration must agree to 1e-5 in float32. "harsh": widths from 3, so that layer norms over three
+numbers occur, weights of standard deviation 0.5, updates many times the weights, and as loss a sum of the outputs with weights that nearly
+cancel. There two right programs differ in float32, the more the worse the configuration is conditioned, so each is compared with the
+float64 result, the truth. In both draws the float64 results must agree to 1e-10.
 
 Writes assets/results/peft_agreement.json; exits with an error if a configuration fails.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import random
 import statistics
 import tempfile
 import time
@@ -30,8 +30,9 @@ from typing import Any
 import peft
 import torch
 from provenance import write_result
+from random_adapters import KINDS, Draw, Kind, draw
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch.nn import functional as F
 
 from lorabook import LoRAConfig, add_lora, load_adapter, save_adapter
 from lorabook.adapters.peft_keys import tensors_of
@@ -39,93 +40,6 @@ from lorabook.adapters.site import TrainedCopy, layers_named
 
 FLOAT32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a random configuration is drawn from.
-
-    Args:
-        narrowest, widest: of the layers.
-        largest_rank: of the adapters.
-        weight: standard deviation of the network's parameters; PyTorch's and Conv1D's own initialization when None.
-        move: standard deviation of what is added to everything that trains.
-        exact_in_float32: whether the libraries must agree to 1e-5 in float32 too.
-    """
-
-    narrowest: int
-    widest: int
-    largest_rank: int
-    weight: float | None
-    move: float
-    exact_in_float32: bool
-
-
-KINDS = {
-    # Adam moves a parameter by about its learning rate a step: 0.02 is 100 steps at 2e-4 all in one direction.
-    "well-conditioned": Kind(16, 96, 8, weight=None, move=0.02, exact_in_float32=True),
-    "harsh": Kind(3, 40, 3, weight=0.5, move=0.3, exact_in_float32=False),
-}
-
-
-class Network(nn.Module):
-    """Token ids through an embedding, layers of random kinds and widths, and a head."""
-
-    def __init__(self, vocabulary: int, widths: list[int], kinds: list[str], biased: bool) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, widths[0])
-        pairs = zip(kinds, widths, widths[1:], strict=False)
-        layers = [nn.Linear(k, d, bias=biased) if kind == "linear" else Conv1D(d, k) for kind, k, d in pairs]  # type: ignore[no-untyped-call]
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"proj": layer, "norm": nn.LayerNorm(d)}) for layer, d in zip(layers, widths[1:], strict=True)
-        )
-        self.head = nn.Linear(widths[-1], 6)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T) to (B, T, 6)."""
-        x = self.embed(ids)
-        for block in self.blocks:
-            x = torch.tanh(block["norm"](block["proj"](x)))  # type: ignore[index]
-        y: Tensor = self.head(x)
-        return y
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One random configuration."""
-
-    network: Network
-    ids: Tensor
-    settings: dict[str, Any]
-
-
-def draw(seed: int, kind: Kind) -> Draw:
-    """A network and what to adapt in it; shapes, kinds, ranks, alphas, targets, scaling, biases, modules in full."""
-    rng = random.Random(f"peft-agreement-{seed}")
-    torch.manual_seed(seed)
-    count = rng.randint(1, 3)
-    widths = rng.sample(range(kind.narrowest, kind.widest + 1), count + 1)  # all different, so that no layer is square
-    network = Network(rng.randint(5, 30), widths, [rng.choice(["linear", "conv1d"]) for _ in range(count)], rng.random() < 0.7)
-    if kind.weight is not None:
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.normal_(0, kind.weight)
-    targets = rng.choice([("proj",), ("embed",), ("proj", "embed"), ("blocks.0.proj",), ("blocks.0.proj", "head"), ("head", "embed")])
-    # The vocabulary, at least 5, and the head, 6 wide, bound the ranks too.
-    rank = kind.largest_rank if not {"embed", "head"} & set(targets) else min(kind.largest_rank, 5)
-    settings: dict[str, Any] = {
-        "targets": targets,
-        "rank": rng.randint(1, rank),
-        "alpha": rng.choice([rng.randint(1, 64), round(rng.uniform(0.5, 40), 3)]),
-        "rank_stabilized": rng.random() < 0.4,
-        "dora": "embed" not in targets and rng.random() < 0.4,
-        "bias": rng.choice(["none", "none", "lora_only", "all"]),
-        "train_modules": ("head",) if "head" not in targets and rng.random() < 0.3 else (),
-    }
-    named = rng.choice(targets)
-    settings["rank_pattern"] = {named: rng.randint(1, rank)} if rng.random() < 0.3 else {}
-    settings["alpha_pattern"] = {named: rng.randint(1, 32)} if rng.random() < 0.3 else {}
-    return Draw(network, torch.randint(0, network.embed.num_embeddings, (4, 5)), settings)
 
 
 def ours(network: nn.Module, settings: dict[str, Any], init: str = "kaiming") -> nn.Module:
@@ -189,21 +103,25 @@ def relative_error(result: dict[str, Tensor], reference: dict[str, Tensor]) -> f
     return max(difference / norm if norm else (0.0 if difference == 0 else float("inf")) for difference, norm in norms.values())
 
 
-def results(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+def results(model: nn.Module, drawn: Draw) -> dict[str, Tensor]:
     """A model's outputs and the gradients of its adapter, by name."""
-    outputs = model.eval()(ids)
-    (outputs * torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum().backward()
+    outputs = model.eval()(drawn.ids)
+    if drawn.labels is None:
+        loss = (outputs * torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum()
+    else:
+        loss = F.cross_entropy(outputs.flatten(0, 1), drawn.labels.flatten())
+    loss.backward()
     return {"outputs": outputs.detach(), **gradients(model)}
 
 
-def disagreement(ours: nn.Module, theirs: nn.Module, ids: Tensor) -> Errors:
+def disagreement(ours: nn.Module, theirs: nn.Module, drawn: Draw) -> Errors:
     """The errors between two models that hold the same adapter.
 
     Raises:
         AssertionError: they do not train the same tensors.
     """
-    wide = [results(copy.deepcopy(model).double(), ids) for model in (ours, theirs)]
-    narrow = [results(model, ids) for model in (ours, theirs)]
+    wide = [results(copy.deepcopy(model).double(), drawn) for model in (ours, theirs)]
+    narrow = [results(model, drawn) for model in (ours, theirs)]
     if narrow[0].keys() != narrow[1].keys() or wide[0].keys() != narrow[0].keys():
         raise AssertionError(f"one trains {sorted(narrow[0])}, the other {sorted(narrow[1])}")
     return Errors(
@@ -220,17 +138,17 @@ def compare(seed: int, kind: Kind) -> Errors:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT remarks on Conv1D and on tied or odd targets
         mine = ours(drawn.network, drawn.settings)
-        move_adapter(mine, kind.move)
+        move_adapter(mine, drawn.move)
         save_adapter(mine, f"{folder}/ours")
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(drawn.network), f"{folder}/ours", is_trainable=True)
-        there = disagreement(mine, loaded, drawn.ids)
+        there = disagreement(mine, loaded, drawn)
 
         other = theirs(drawn.network, drawn.settings)
-        move_adapter(other, kind.move)
+        move_adapter(other, drawn.move)
         other.save_pretrained(f"{folder}/theirs")
         read = copy.deepcopy(drawn.network)
         load_adapter(read, f"{folder}/theirs")
-        back = disagreement(read, other, drawn.ids)
+        back = disagreement(read, other, drawn)
     worse = max(there, back, key=lambda errors: errors.float32)
     return Errors(worse.float32, max(there.float64, back.float64), worse.ours_from_truth, worse.theirs_from_truth)
 
@@ -242,7 +160,7 @@ def ratio(errors: Errors) -> float:
 
 def failures(errors: dict[int, Errors], kind: Kind) -> list[int]:
     """The configurations in which the libraries do not agree as they must."""
-    largest = FLOAT32_TOLERANCE if kind.exact_in_float32 else float("inf")
+    largest = FLOAT32_TOLERANCE if kind.as_in_training else float("inf")
     return [seed for seed, found in errors.items() if not (found.float64 <= FLOAT64_TOLERANCE and found.float32 <= largest)]
 
 
@@ -270,7 +188,7 @@ def verdict(name: str, first: int, result: dict[str, Any]) -> str:
     """A summary in one line."""
     worst = f"worst error {result['float32_worst']:.1e} in float32, {result['float64_worst']:.1e} in float64"
     line = f"{name}, {result['configurations']} from {first}: {len(result['failures'])} fail; {worst}"
-    if KINDS[name].exact_in_float32:
+    if KINDS[name].as_in_training:
         return line
     return (
         f"{line}; {result['float32_above_1e-5']} above 1e-5 in float32, which is rounding: from the float64 result this package is at most "

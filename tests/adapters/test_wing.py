@@ -23,7 +23,7 @@ def test_a_file_is_short_and_imports_of_ours_only_low_rank(file):
     assert all(name.startswith("lorabook.adapters.") or name == "lorabook.low_rank" for name in ours)
     assert {name.partition(".")[0] for name in names if name} - {"lorabook", "__future__"} <= {
         *("torch", "safetensors", "collections", "contextlib", "copy", "dataclasses", "functools", "hashlib", "json", "math", "os"),
-        *("pathlib", "re", "typing", "warnings"),
+        *("pathlib", "re", "typing", "warnings", "weakref"),
     }
 
 

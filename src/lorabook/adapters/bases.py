@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -32,11 +34,10 @@ class OwnBias(nn.Module):
         bias: Tensor = base.get_parameter("bias").detach()
         self.bias = nn.Parameter(bias.to(torch.promote_types(bias.dtype, torch.float32), copy=True))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output with this bias."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The layer's output with this bias, whichever inputs the layer takes."""
         bias = self.bias.to(self.base.get_parameter("bias").dtype)
-        y: Tensor = functional_call(self.base, {"bias": bias}, (x,))
-        return y
+        return functional_call(self.base, {"bias": bias}, inputs, named)
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -87,8 +88,39 @@ def weight_of(base: nn.Module) -> Tensor:
             raise AdapterError(f"{type(base).__name__} keeps its weight packed: dequantize it to an nn.Linear first")
         weight: Tensor = dequantize()
         return weight
-    weight = base.get_parameter("weight").detach()
-    return weight.T if is_conv1d(base) or isinstance(base, nn.Embedding) else weight
+    own = base._parameters.get("weight", base._buffers.get("weight"))
+    if own is None:
+        raise AdapterError(f"{type(base).__name__} works its weight out from others: make it a parameter first, as remove_weight_norm does")
+    weight = own.detach()
+    weight = weight.T if is_conv1d(base) or isinstance(base, nn.Embedding) else weight
+    if weight.shape != torch.Size(features(base)):
+        raise AdapterError(f"{type(base).__name__} has a weight of shape {tuple(own.shape)}, not {features(base)}: it cannot be added to")
+    return weight
+
+
+@torch.no_grad()
+def computes_its_weight(base: nn.Module) -> bool:
+    """Whether the layer multiplies with its weight and does no more than add a bias, so that adding to the weight is adding to the output.
+
+    The classes that are known to do so are not asked; any other is tried on four inputs.
+    """
+    base = base.base if isinstance(base, OwnBias) else base
+    if type(base) in (nn.Linear, nn.Embedding) or is_conv1d(base):
+        return True
+    weight = weight_of(base)
+    if isinstance(base, nn.Embedding):
+        ids = torch.arange(min(4, base.num_embeddings), device=weight.device)
+        expected, found = weight.T[ids] * embedding_scale(base), base(ids)
+    else:
+        x = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
+        expected, found = x @ weight.T, base(x) - base(torch.zeros_like(x))
+    return bool((found - expected).norm() <= 0.02 * expected.norm())  # room for the rounding of half precision
+
+
+def embedding_scale(base: nn.Module) -> float | Tensor:
+    """The factor by which some models' embeddings, Gemma's for one, multiply the row that they look up; 1 for others."""
+    scale: float | Tensor = getattr(base, "embed_scale", 1.0)
+    return scale
 
 
 def is_quantized(base: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorabook.adapters.bases import embedding_scale
 from lorabook.adapters.linear import LoRALinear, check_ranges
 
 
@@ -14,7 +15,8 @@ class LoRAEmbedding(LoRALinear):
 
     .. math:: y_i = W_i + s\, B A_{:,i}, \qquad W_i \text{ the row of token } i
 
-    Here A starts at zero and B is normal: the column of a token that never occurs stays zero, so its embedding stays.
+    An embedding that multiplies its rows with an ``embed_scale``, as Gemma's does, multiplies the update with it too. Here A starts
+    at zero and B is normal: the column of a token that never occurs stays zero, so its embedding stays.
     ``in_features`` is the vocabulary, ``out_features`` the width, and :meth:`delta_weight` is (width, vocabulary).
 
     Args:
@@ -66,9 +68,8 @@ class LoRAEmbedding(LoRALinear):
         y: Tensor = self.base(ids)
         if self.merged or not self.enabled:
             return y
-        # The padding token's embedding takes no gradient, here as in the base.
-        h = F.embedding(ids, self.lora_A.T, padding_idx=self.base.padding_idx)  # type: ignore[arg-type]  # (...) -> (..., r)
-        return y + F.linear(self.scaling * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., width)
+        h = looked_up(self.base, ids, self.lora_A.T)  # (...) -> (..., r)
+        return y + F.linear(self.scaling * embedding_scale(self.base) * h, self.lora_B).to(y.dtype)  # (..., r) -> (..., width)
 
     @staticmethod
     def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
@@ -78,3 +79,9 @@ class LoRAEmbedding(LoRALinear):
         if base.max_norm is not None:
             raise ValueError("an embedding with max_norm rewrites its weight at each call: set max_norm to None")
         check_ranges(base, rank, alpha, dropout)
+
+
+def looked_up(base: nn.Module, ids: Tensor, table: Tensor) -> Tensor:
+    """Rows of a table as the embedding looks up its own: the padding token's takes no gradient, frequent ones' are shared out."""
+    padding, by_frequency = base.padding_idx, base.scale_grad_by_freq
+    return F.embedding(ids, table, padding_idx=padding, scale_grad_by_freq=by_frequency)  # type: ignore[arg-type]

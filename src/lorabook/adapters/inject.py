@@ -15,7 +15,7 @@ from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.inits import DECOMPOSITIONS, INITS
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
+from lorabook.adapters.site import DISABLED, Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
 
 
@@ -189,6 +189,8 @@ def lora_parameters(model: nn.Module, name: str | None = None) -> Iterator[nn.Pa
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """Inside the block the model computes what its bare backbone computes; afterwards all is as before, also after an exception.
 
+    Inside, adapters are neither added nor switched, renamed or deleted, which the end of the block would undo.
+
     Raises:
         AdapterError: the model has no LoRA, or a layer is merged, so that its bare weight is not in use.
 
@@ -206,13 +208,16 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
         raise AdapterError("the model has no LoRA to disable")
     if any(layer.merged for _, layer in lora_layers(model)):
         raise AdapterError("a merged adapter cannot be disabled: unmerge_lora(model) first")
-    check_settled(model, "disabling an adapter")
+    check_settled(model, "disabling an adapter", while_disabled=True)
     before = [place.current if isinstance(place, Site) else place.enabled for place in found]
+    newly = [place for place in found if place not in DISABLED]
     try:
+        DISABLED.update(newly)
         for place in found:
             _use(place, None if isinstance(place, Site) else False)
         yield
     finally:
+        DISABLED.difference_update(newly)
         for place, state in zip(found, before, strict=True):
             _use(place, state)
 
@@ -273,8 +278,8 @@ def _biases(model: nn.Module, config: LoRAConfig, paths: list[str], whole: list[
         if config.bias == "none" or inside or (config.bias == "lora_only" and path not in paths):
             continue
         for parameter_name, _ in module.named_parameters(recurse=False):
-            if parameter_name == "bias":
+            if parameter_name == "bias" and not any(True for _ in module.children()):
                 found.append(path)
-            elif "bias" in parameter_name:
+            elif "bias" in parameter_name:  # not the whole bias of a layer
                 raise AdapterError(f"bias='all' cannot train '{path}.{parameter_name}': name '{path}' among train_modules")
     return found

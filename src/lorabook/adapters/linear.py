@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorabook.adapters.bases import AdapterError as AdapterError  # re-exported
-from lorabook.adapters.bases import adapter_options, features, is_quantized, weight_of
+from lorabook.adapters.bases import adapter_options, computes_its_weight, features, is_quantized, weight_of
 from lorabook.adapters.inits import INITS
 
 
@@ -107,14 +107,18 @@ class LoRALinear(nn.Module):
         (one more copy in memory), so that :meth:`unmerge` restores it bit for bit.
 
         Raises:
-            AdapterError: already merged, a quantized base, or the update or the sum holds a NaN or an infinity. Nothing has
-                changed then.
+            AdapterError: already merged, a quantized base, one on the meta device, one that does more than multiply with its
+                weight, or the update or the sum holds a NaN or an infinity. Nothing has changed then.
         """
         if self.merged:
             raise AdapterError("this layer is merged already: unmerge it first")
         if is_quantized(self.base):
             raise AdapterError("this layer has a quantized base: dequantize_base(model) first, then merge")
         weight = weight_of(self.base)
+        if weight.is_meta or self.lora_A.is_meta:
+            raise AdapterError("this layer has no numbers yet (meta device): load the base's weights first")
+        if not computes_its_weight(self.base):
+            raise AdapterError("this layer does more with its input than multiply it with its weight: the update cannot be merged")
         wide = torch.float32 if weight.dtype.itemsize < 4 else torch.float64
         with torch.autocast(weight.device.type, enabled=False):  # it would form the product in 16 bits
             update = self.delta_weight(wide)
@@ -186,7 +190,15 @@ def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> No
     largest = min(out_features, in_features)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
         raise ValueError(f"rank must be 1..{largest} for a {out_features}x{in_features} layer, got {rank}")
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    if not is_number(alpha) or not alpha > 0:
+        raise ValueError(f"alpha must be a finite number above 0, got {alpha!r}")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether the value is a finite real number."""
+    try:
+        return not isinstance(value, bool | str) and math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.inject import lora_layers
@@ -48,21 +48,21 @@ def merge_lora(model: nn.Module) -> None:
             raise AdapterError(f"'{path}' is disabled: merge outside adapter_disabled(model)")
     check_settled(model, "merging")
     bases = dict(layers)
-    for paths in shared_weights(model).values():
-        if not bases.keys().isdisjoint(paths):
-            names = " and ".join(f"{path}.base" if path in bases else path for path in paths)
+    for group in shared_weights(model):
+        merging = [path for path, _ in group if path in bases]
+        if merging and len({bases.get(path, module) for path, module in group}) > 1:
+            names = " and ".join(f"{path}.base" if path in bases else path for path, _ in group)
             raise AdapterError(
                 f"{names} share one weight, so merging would change them all: untie them first, "
-                f"module.weight = nn.Parameter(module.weight.clone())"
+                f"module.weight = nn.Parameter(module.weight.clone()), or copy.deepcopy a module that stands in two places"
             )
-    done: list[LoRALinear] = []
     try:
         for path, layer in {layer: (path, layer) for path, layer in layers}.values():
             _at(path, layer.merge)
-            done.append(layer)
-    except AdapterError:
-        for layer in done:
-            layer.unmerge()
+    except BaseException:
+        for _, layer in layers:
+            if layer.merged:
+                layer.unmerge()
         raise
 
 
@@ -98,7 +98,8 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
             otherwise the model is the one from before ``add_lora``.
 
     Raises:
-        AdapterError: no LoRA, or ``merge`` is asked for and :func:`merge_lora` refuses. Nothing has changed then.
+        AdapterError: no LoRA, or ``merge`` is asked for and :func:`merge_lora` refuses, or a trained bias or module is not finite
+            in the model's dtype. Nothing has changed then.
 
     Example:
         >>> from lorabook import LoRAConfig, add_lora
@@ -116,6 +117,8 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
     if isinstance(model, LoRALinear):
         raise AdapterError("the model is itself a LoRALinear, which nothing holds: its plain layer is model.base")
     layers = _layers(model) if merge else list(lora_layers(model))
+    for path, place in found if merge else ():
+        _check_kept(path, place)
     if merge and not all(layer.merged for _, layer in layers):
         merge_lora(model)
     for _, layer in layers:
@@ -132,10 +135,24 @@ def plain(place: LoRALinear | Site, *, merge: bool) -> nn.Module:
         return layer.module.to(layer.outer.dtype).requires_grad_(False)
     base = place.base
     biased = layer.base if isinstance(layer, LoRALinear) else layer
-    if merge and isinstance(biased, OwnBias):
-        with torch.no_grad():
-            base.get_parameter("bias").copy_(biased.bias)
+    if merge and isinstance(biased, OwnBias):  # a new parameter, since another module may share the old one
+        dtype = base.get_parameter("bias").dtype
+        base.bias = nn.Parameter(biased.bias.detach().to(dtype, copy=True), requires_grad=False)
     return base
+
+
+def _check_kept(path: str, place: LoRALinear | Site) -> None:
+    """Refuse to keep a trained bias or module that is not finite, or would not be in the model's own dtype."""
+    layer = place.current if isinstance(place, Site) else place
+    biased = layer.base if isinstance(layer, LoRALinear) else layer
+    kept: list[tuple[Tensor, torch.dtype]] = []
+    if isinstance(layer, TrainedCopy):
+        kept = [(parameter, layer.outer.dtype) for parameter in layer.module.parameters()]
+    elif isinstance(biased, OwnBias):
+        kept = [(biased.bias, biased.base.get_parameter("bias").dtype)]
+    for tensor, dtype in kept:
+        if not tensor.detach().to(dtype).isfinite().all():
+            raise AdapterError(f"'{path}' was trained to a NaN, an infinity or a number too large for {dtype}: it is not kept")
 
 
 def _at(path: str, action: Callable[[], None]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.bases import AdapterError, embedding_scale
 from lorabook.adapters.factors import factors_of, is_plain
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.merge import NO_LORA
@@ -32,30 +33,37 @@ class MixedRows:
     def __init__(self, place: LoRALinear | Site, names: Sequence[str | None]) -> None:
         self.base = place.base
         here = layers_of(place)
+        self.adapted = any(isinstance(layer, LoRALinear) for layer in here.values())
         used = [name for name in dict.fromkeys(names) if name in here]
         self.layers = [layer for name in used if isinstance(layer := here[str(name)], LoRALinear)]
         self.rows = [used.index(name) if name in used else len(used) for name in names]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Apply to (rows, ...) inputs: numbers (rows, ..., in_features), or ids (rows, ...) where the base is an embedding."""
-        if x.shape[0] != len(self.rows):
-            raise AdapterError(f"mixed_batch was given {len(self.rows)} names, and the batch has {x.shape[0]} rows: one name a row")
+        if not self.adapted:  # a module that some other adapter trains in full or in its bias, whose inputs need not be rows
+            return self.base(*inputs, **named)
+        (x,) = inputs
+        vector = 0 if isinstance(self.base, nn.Embedding) else 1  # dimensions of a single input
+        if x.ndim <= vector or len(x) != len(self.rows):
+            given = len(x) if x.ndim > vector else "no"
+            raise AdapterError(f"mixed_batch was given {len(self.rows)} names, and the batch has {given} rows: one name a row")
         y: Tensor = self.base(x)
-        if not self.layers:
-            return y
+        return self._adapted(x, y) if self.layers else y
+
+    def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
         index = torch.tensor(self.rows, device=x.device)
         A, B, scaling = self._stacked()
         if isinstance(self.base, nn.Embedding):
             h = self._looked_up(self.base, x, A, index)
         else:
             h = torch.bmm(self._dropped(x, index).reshape(len(x), -1, x.shape[-1]).to(A.dtype), A[index].transpose(1, 2))
-        h = scaling[index][:, None, None] * h  # (rows, T, r)
+        h = scaling[index][:, None, None] * embedding_scale(self.base) * h  # (rows, T, r)
         return y + torch.bmm(h, B[index].transpose(1, 2)).view(y.shape).to(y.dtype)  # (rows, T, r) -> (rows, T, out)
 
     def _looked_up(self, base: nn.Embedding, ids: Tensor, A: Tensor, index: Tensor) -> Tensor:
         """(rows, T, r): the columns of A, from one long table of all adapters, since (rows, r, vocabulary) would be large."""
         rows = (ids + (index * base.num_embeddings).view(-1, *[1] * (ids.ndim - 1))).reshape(len(ids), -1)
-        h = F.embedding(rows, A.transpose(1, 2).flatten(0, 1))
+        h = F.embedding(rows, A.transpose(1, 2).flatten(0, 1), scale_grad_by_freq=base.scale_grad_by_freq)
         if base.padding_idx is None:
             return h
         return torch.where((ids == base.padding_idx).reshape(rows.shape)[..., None], h.detach(), h)  # padding learns nothing

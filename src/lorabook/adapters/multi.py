@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from lorabook.adapters.bases import AdapterError
 from lorabook.adapters.factors import cut, factors_of, is_plain, layer_from
-from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.linear import LoRALinear, is_number
 from lorabook.adapters.merge import plain
 from lorabook.adapters.site import (
     Site,
@@ -147,9 +146,9 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
         By path, the relative Frobenius error of the cut; 0.0 where nothing was cut.
 
     Raises:
-        AdapterError: an unknown adapter, a name that is taken, a merged adapter, a weight that is not finite, a rank below 1, or an
-            adapter with DoRA layers, trained biases or modules trained in full, whose sum is not an update of that kind. Nothing
-            has changed then.
+        AdapterError: an unknown adapter, a name that is taken, a merged adapter, a weight that is not finite, a rank below 1, a sum
+            that is not finite, or an adapter with DoRA layers, trained biases or modules trained in full, whose sum is not an update of
+            that kind. Nothing has changed then.
 
     Chapter: Many tasks, one backbone.
 
@@ -163,10 +162,10 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
         >>> model[0].layers["both"].rank
         4
     """
-    if not weights or not all(math.isfinite(weight) for weight in weights.values()):
-        raise AdapterError(f"weights must name adapters and be finite, got {dict(weights)}")
-    if rank is not None and rank < 1:
-        raise AdapterError(f"rank must be at least 1, got {rank}")
+    if not weights or not all(is_number(weight) for weight in weights.values()):
+        raise AdapterError(f"weights must name adapters and be finite numbers, got {dict(weights)}")
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise AdapterError(f"rank must be an integer of at least 1, got {rank!r}")
     check_new_name(model, name)
     check_settled(model, "combining adapters")
     parts: dict[str, list[tuple[float, LoRALinear]]] = {}
@@ -184,6 +183,8 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
             A = torch.cat([factors_of(layer)[0] for _, layer in terms])  # (sum of r, in)
             B = torch.cat([weight * layer.scaling * factors_of(layer)[1] for weight, layer in terms], dim=1)  # (out, sum of r)
             errors[path] = 0.0
+            if not (A.isfinite().all() and B.isfinite().all()):
+                raise AdapterError(f"the sum of '{path}' holds a NaN or an infinity: lower the weights, or leave out what holds it")
             if rank is not None and rank < A.shape[0]:
                 A, B, errors[path] = cut(A, B, rank)
             layers[path] = layer_from(bases[path], A, B, alpha=float(A.shape[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -170,6 +171,15 @@ class NF4Linear(nn.Module):
         """Apply the layer to (..., in_features)."""
         y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NF4Linear:
+        # A cast of the model is one of what it computes with; rounded scales would be another weight than the one trained against.
+        scales = {name: self.get_buffer(name) for name in ("scale_scales", "scale_mean")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, scale in scales.items():
+            if self.get_buffer(name).dtype != scale.dtype:
+                setattr(self, name, scale.to(self.get_buffer(name).device))
+        return self
 
     def dequantize(self) -> Tensor:
         """The weight, (out_features, in_features)."""

@@ -7,7 +7,8 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from lorabook.adapters.bases import AdapterError
@@ -19,8 +20,10 @@ _IDLE = (
 )
 # Initializations that leave the base's weights alone, so that the saved factors mean the same to every reader.
 _HARMLESS_INITS = ("gaussian", "orthogonal", "eva")
-_MOST_QUANTIFIERS = 3
 _LONGEST_PATTERN = 2**16
+_PATH_LENGTH = 50
+_MOST_WAYS = 8 * _PATH_LENGTH**3
+_MOST_PATTERNS = 2**13
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class PeftConfig:
 
     r: int
     lora_alpha: float
-    target_modules: tuple[str, ...] | str | None
-    exclude_modules: tuple[str, ...] | str | None = None
+    target_modules: frozenset[str] | str | None
+    exclude_modules: frozenset[str] | str | None = None
     lora_dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
     bias: str = "none"
-    modules_to_save: tuple[str, ...] = ()
+    modules_to_save: frozenset[str] = frozenset()
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
@@ -56,9 +59,17 @@ class PeftConfig:
 
     def rank_and_alpha(self, path: str) -> tuple[int, float]:
         """The rank and alpha of one layer."""
-        rank = next((rank for pattern, rank in self.rank_pattern.items() if _ends(path, pattern)), self.r)
-        alpha = next((alpha for pattern, alpha in self.alpha_pattern.items() if _ends(path, pattern)), self.lora_alpha)
+        rank = next((rank for pattern, rank in self._ranks if pattern.match(path)), self.r)
+        alpha = next((alpha for pattern, alpha in self._alphas if pattern.match(path)), self.lora_alpha)
         return rank, alpha
+
+    @cached_property
+    def _ranks(self) -> list[tuple[re.Pattern[str], int]]:
+        return [(re.compile(_of_an_ending(pattern)), rank) for pattern, rank in self.rank_pattern.items()]
+
+    @cached_property
+    def _alphas(self) -> list[tuple[re.Pattern[str], float]]:
+        return [(re.compile(_of_an_ending(pattern)), alpha) for pattern, alpha in self.alpha_pattern.items()]
 
 
 def parse_config(content: bytes, where: str) -> PeftConfig:
@@ -95,10 +106,10 @@ def parse_config(content: bytes, where: str) -> PeftConfig:
             check, rule = _FIELDS[key]
             if not check(value):
                 raise AdapterError(f"'{where}': {key} must be {rule}, got {_short(value)}")
-            settings[key] = tuple(value) if isinstance(value, list) else value
+            settings[key] = frozenset(value) if isinstance(value, list) else value
         elif key not in _IDLE and value not in (None, False, {}, []):
             raise AdapterError(f"'{where}': {key}={_short(value)} is not implemented here, so the adapter would not compute the same")
-    settings["modules_to_save"] = settings.get("modules_to_save") or ()
+    settings["modules_to_save"] = settings.get("modules_to_save") or frozenset()
     settings["target_modules"] = None if settings["target_modules"] == "all-linear" else settings["target_modules"]
     for key in ("rank_pattern", "alpha_pattern"):
         settings[key] = settings.get(key) or {}
@@ -111,11 +122,10 @@ def parse_config(content: bytes, where: str) -> PeftConfig:
 
 def dump_config(config: PeftConfig, *, base_name: str | None, fan_in_fan_out: bool) -> bytes:
     """The file's content, keys sorted as PEFT does it."""
-    fields = {**config.__dict__, "modules_to_save": list(config.modules_to_save) or None}
-    if isinstance(config.target_modules, tuple):
-        fields["target_modules"] = list(config.target_modules)
+    given = {field.name: getattr(config, field.name) for field in fields(config)}
     raw = {
-        **fields,
+        **{key: sorted(value) if isinstance(value, frozenset) else value for key, value in given.items()},
+        "modules_to_save": sorted(config.modules_to_save) or None,
         "peft_type": "LORA",
         "base_model_name_or_path": base_name,
         "fan_in_fan_out": fan_in_fan_out,
@@ -132,30 +142,58 @@ def check_pattern(pattern: str, where: str) -> None:
     Raises:
         AdapterError: as said.
     """
-    bare = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)  # escapes and classes are one character each
-    slow = len(re.findall(r"[*+{]", bare)) > _MOST_QUANTIFIERS or re.search(r"\)[*+{]|\(\?P=|[*+{?]\?*[*+{]", bare)
-    if len(pattern) > _LONGEST_PATTERN or slow or re.search(r"\\[1-9]", pattern):
+    if len(pattern) > _LONGEST_PATTERN or _ways(pattern) > _MOST_WAYS:
         raise AdapterError(
-            f"'{where}': the pattern {_short(pattern)} is too long or could take too long: name the layers instead "
-            f"(at most {_MOST_QUANTIFIERS} of * + {{}}, none after a group, no back-references)"
+            f"'{where}': the pattern {_short(pattern)} is too long or could take too long: name the layers instead (at most three of "
+            "* + ? {}, none of * + {} after a group, few alternatives, no back-references, no flags)"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # a set within a set, whose meaning is to change
             re.compile(pattern)
-            re.compile(rf"(.*\.)?({pattern})$")
+            re.compile(_of_an_ending(pattern))
     except (re.error, OverflowError, RecursionError, FutureWarning) as error:
         raise AdapterError(f"'{where}': {_short(pattern)} is not a regular expression: {error}") from None
 
 
-def _named(path: str, names: tuple[str, ...] | str) -> bool:
+def _ways(pattern: str) -> float:
+    """At most about how many ways there are to go through a path with the pattern, all of which a failing match would try."""
+    bare = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)  # escapes and classes are one character each
+    nested = re.search(r"\)[*+{]|[*+{?]\?*[*+{]", bare)
+    # What else may follow "(?": flags and comments, within which signs mean other things, and references back.
+    if nested or re.search(r"\\[1-9]", pattern) or re.search(r"\(\?(?!:|=|!|<=|<!|P<|i:)", bare):
+        return math.inf
+    bare = re.sub(r"([*+?}])\?", r"\1", bare.replace("(?", "("))  # a lazy quantifier is one
+    ways, groups = float(_PATH_LENGTH) ** min(9, len(re.findall(r"[*+?{]", bare))), [1]
+    for sign in bare:
+        if sign == "(":
+            groups.append(1)
+        elif sign == "|":
+            groups[-1] += 1
+        elif sign == ")" and len(groups) > 1:
+            ways *= groups.pop()
+    return ways
+
+
+def endings(path: str) -> list[str]:
+    """The path and what follows each of its dots, which are the names that mean it.
+
+    Example:
+        >>> endings("blocks.0.q_proj")
+        ['blocks.0.q_proj', '0.q_proj', 'q_proj']
+    """
+    parts = path.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
+
+
+def _named(path: str, names: frozenset[str] | str) -> bool:
     if isinstance(names, str):
         return re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith("." + name) for name in names)
+    return any(ending in names for ending in endings(path))
 
 
-def _ends(path: str, pattern: str) -> bool:
-    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+def _of_an_ending(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _number(value: object, above: float) -> bool:
@@ -181,7 +219,7 @@ def _short(value: object) -> str:
 
 
 def _pattern_of(value: object, check: Callable[[object], bool]) -> bool:
-    return value is None or (isinstance(value, dict) and all(check(item) for item in value.values()))
+    return value is None or (isinstance(value, dict) and len(value) <= _MOST_PATTERNS and all(check(item) for item in value.values()))
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -197,8 +235,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
     "use_dora": (lambda value: isinstance(value, bool), "true or false"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
-    "rank_pattern": (lambda value: _pattern_of(value, _rank), "integers from 1 by pattern"),
-    "alpha_pattern": (lambda value: _pattern_of(value, lambda alpha: _number(alpha, 0)), "finite numbers above 0 by pattern"),
+    "rank_pattern": (lambda value: _pattern_of(value, _rank), f"integers from 1 by pattern, at most {_MOST_PATTERNS}"),
+    "alpha_pattern": (
+        lambda value: _pattern_of(value, lambda alpha: _number(alpha, 0)),
+        f"finite numbers above 0 by pattern, at most {_MOST_PATTERNS}",
+    ),
 }
 
 

@@ -13,11 +13,11 @@ from lorabook.adapters.bases import AdapterError, OwnBias, is_conv1d, is_linear
 from lorabook.adapters.factors import factors_of
 from lorabook.adapters.fingerprint import base_fingerprint
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.peft_config import PeftConfig, dump_config, parse_config
+from lorabook.adapters.peft_config import PeftConfig, dump_config, endings, parse_config
 from lorabook.adapters.peft_keys import tensors_of
 from lorabook.adapters.peft_read import build_layers, largest_bytes
 from lorabook.adapters.site import TrainedCopy, backbone, check_new_name, check_settled, install, layers_named
-from lorabook.adapters.storage import CONFIG, locate, read_pair, write_pair
+from lorabook.adapters.storage import CONFIG, check_case, locate, read_pair, write_pair
 
 
 def save_adapter(model: nn.Module, directory: str | Path, name: str = "default") -> Path:
@@ -36,7 +36,8 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
         The directory of the two files.
 
     Raises:
-        AdapterError: no adapter has that name, one is merged, or the adapter holds a NaN or an infinity. Nothing is written then.
+        AdapterError: no adapter has that name, one is merged, the adapter holds a NaN or an infinity, or the directory holds an
+            adapter whose name differs in upper and lower case only. Nothing is written then.
         OSError: the directory cannot be written.
 
     Chapter: Saving, sharing, loading safely.
@@ -51,7 +52,7 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
         ['adapter_config.json', 'adapter_model.safetensors']
     """
     layers = layers_named(model, name)
-    check_settled(model, "saving")
+    check_settled(model, "saving", while_disabled=True)
     tensors: dict[str, Tensor] = {}
     for path, layer in layers.items():
         tensors.update(tensors_of(path, layer))
@@ -67,6 +68,7 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
         fan_in_fan_out=any(is_conv1d(own_modules[path]) for path, layer in layers.items() if isinstance(layer, LoRALinear)),
     )
     target = Path(directory) / ("" if name == "default" else name)
+    check_case(target)
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     write_pair(target, content, plain, {"format": "pt", "base_fingerprint": base_fingerprint(model)})
     return target
@@ -134,12 +136,12 @@ def _config_of(model: nn.Module, layers: dict[str, nn.Module]) -> PeftConfig:
     return PeftConfig(
         r=int(rank),
         lora_alpha=alpha,
-        target_modules=_target_modules(model, tuple(lora)),
+        target_modules=_target_modules(model, frozenset(lora)),
         lora_dropout=max((layer.dropout.p for layer in lora.values()), default=0.0),
         use_rslora=some is not None and some.rank_stabilized,
         use_dora=any(hasattr(layer, "magnitude") for layer in lora.values()),
         bias=_bias(layers),
-        modules_to_save=tuple(path for path, layer in layers.items() if isinstance(layer, TrainedCopy)),
+        modules_to_save=frozenset(path for path, layer in layers.items() if isinstance(layer, TrainedCopy)),
         rank_pattern={f"^{re.escape(path)}": value for path, value in ranks.items() if value != rank},
         alpha_pattern={f"^{re.escape(path)}": value for path, value in alphas.items() if value != alpha},
     )
@@ -158,9 +160,9 @@ def _bias(layers: dict[str, nn.Module]) -> str:
     return "lora_only" if any(isinstance(layer, LoRALinear) and isinstance(layer.base, OwnBias) for layer in layers.values()) else "none"
 
 
-def _target_modules(model: nn.Module, paths: tuple[str, ...]) -> tuple[str, ...] | str:
+def _target_modules(model: nn.Module, paths: frozenset[str]) -> frozenset[str] | str:
     """The layers' whole paths; one regular expression, if the list would also mean a layer whose path ends like another's."""
     others = [path for path, module in backbone(model) if path not in paths and (is_linear(module) or isinstance(module, nn.Embedding))]
-    if any(other.endswith("." + path) for other in others for path in paths):
-        return "|".join(re.escape(path) for path in paths)
+    if any(ending in paths for other in others for ending in endings(other)):
+        return "|".join(re.escape(path) for path in sorted(paths))
     return paths

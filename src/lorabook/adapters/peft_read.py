@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias, features, is_linear
+from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.factors import layer_from
 from lorabook.adapters.inject import build_all
-from lorabook.adapters.peft_config import PeftConfig
+from lorabook.adapters.peft_config import PeftConfig, endings
 from lorabook.adapters.peft_keys import sort_tensors
 from lorabook.adapters.site import TrainedCopy, backbone, places
 
@@ -38,13 +39,15 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
         _check_factors(path, modules[path], parts, config, where)
     _check_shared(modules, factors, config, where)
     saved = {path: _take(rest, modules[path].state_dict(), path, where) for path in whole}
-    biases = {path: _take(rest, {"bias": bias}, path, where)["bias"] for path, bias in _biases(modules, config, factors, whole)}
+    biases = {path: _take(rest, {"bias": bias}, path, where)["bias"] for path, bias in _biases(modules, config, factors, whole, where)}
     for key, tensor in rest.items():
         if not _repeats(key, tensor, modules, saved):
             raise AdapterError(f"'{where}': unexpected tensor {key!r}, which no setting of the config accounts for")
 
     def build(path: str) -> nn.Module:
         base = modules[path]
+        if any(tensor.is_meta for tensor in (*base.parameters(), *base.buffers())):
+            raise AdapterError(f"'{path}' has no numbers yet (meta device), nor would the adapter's stay: load the base's weights first")
         if path in saved:
             trained = TrainedCopy(base)
             trained.module.load_state_dict(saved[path])
@@ -71,7 +74,7 @@ def _adapted(base: nn.Module, path: str, parts: dict[str, Tensor] | None, bias: 
     if parts is None:
         return over
     A, B = (parts[kind] if kind in parts else parts[f"embedding_{kind}"] for kind in ("A", "B"))
-    return layer_from(
+    layer = layer_from(
         over,
         A,
         B,
@@ -80,6 +83,9 @@ def _adapted(base: nn.Module, path: str, parts: dict[str, Tensor] | None, bias: 
         dropout=config.lora_dropout,
         magnitude=parts.get("magnitude"),
     )
+    if isinstance(layer, DoRALinear) and not layer.delta_weight().isfinite().all():
+        raise ValueError("with these tensors a row of the weight is zero, so it has no direction")
+    return layer
 
 
 def _check_targets(
@@ -142,24 +148,25 @@ def _take(rest: dict[str, Tensor], like: dict[str, Tensor], path: str, where: st
 
 
 def _biases(
-    modules: dict[str, nn.Module], config: PeftConfig, factors: dict[str, dict[str, Tensor]], whole: list[str]
+    modules: dict[str, nn.Module], config: PeftConfig, factors: dict[str, dict[str, Tensor]], whole: list[str], where: str
 ) -> list[tuple[str, Tensor]]:
     """Path and bias of the modules whose bias the config trains."""
     found: list[tuple[str, Tensor]] = []
     for path, module in modules.items():
         wanted = config.bias == "all" or (config.bias == "lora_only" and path in factors)
         if wanted and not _within(path, whole) and "bias" in dict(module.named_parameters(recurse=False)):
+            if any(True for _ in module.children()):
+                raise AdapterError(f"'{where}' trains '{path}.bias', the bias of a module that holds others: that is not implemented here")
             found.append((path, module.get_parameter("bias")))
     return found
 
 
 def _saved_whole(path: str, modules: dict[str, nn.Module], config: PeftConfig, rest: dict[str, Tensor]) -> bool:
     """Whether the config trains this module in full. PEFT takes any path that ends so; tensors tell what it found."""
-    exact = [name for name in config.modules_to_save if name in modules]
-    loose = [name for name in config.modules_to_save if name not in exact and path.endswith("." + name)]
-    if path in exact or loose:
+    names = config.modules_to_save
+    if path in names or any(ending in names and ending not in modules for ending in endings(path)):
         return True
-    return any(path.endswith(name) for name in config.modules_to_save) and any(key.startswith(path + ".") for key in rest)
+    return any(path[i:] in names for i in range(len(path))) and any(key.startswith(path + ".") for key in rest)
 
 
 def _repeats(key: str, tensor: Tensor, modules: dict[str, nn.Module], saved: dict[str, dict[str, Tensor]]) -> bool:

@@ -39,12 +39,16 @@ def quantize_base(model: nn.Module, targets: Iterable[Target] | str = ALL_LINEAR
     if any(True for _ in places(model)):
         raise AdapterError("the model has adapters, trained over the weights as they are: quantize before add_lora")
     paths = matching_layers(model, targets)
+    quantized: dict[nn.Module, NF4Linear] = {}  # one for a layer that stands in two places
     try:
-        quantized = {path: NF4Linear(cast(nn.Linear, model.get_submodule(path))) for path in paths}
+        for path in paths:
+            layer = model.get_submodule(path)
+            if layer not in quantized:
+                quantized[layer] = NF4Linear(cast(nn.Linear, layer))
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"cannot quantize one of {', '.join(paths)}: {error}") from None
-    for path, layer in quantized.items():
-        replace(model, path, layer)
+        raise AdapterError(f"cannot quantize '{path}': {error}") from None
+    for path, layer in [(path, model.get_submodule(path)) for path in paths]:
+        replace(model, path, quantized.get(layer, layer))
     return tuple(paths)
 
 
@@ -55,7 +59,7 @@ def dequantize_base(model: nn.Module) -> None:
         model: with or without adapters; these stay, and can be merged afterwards.
 
     Raises:
-        AdapterError: no four-bit layer.
+        AdapterError: no four-bit layer, or the model is itself one.
 
     Chapter: Four bits: QLoRA.
 
@@ -67,6 +71,8 @@ def dequantize_base(model: nn.Module) -> None:
         >>> dequantize_base(model)
         >>> merge_lora(model)
     """
+    if isinstance(model, NF4Linear):
+        raise AdapterError("the model is itself a four-bit layer, which nothing holds: take model.to_linear()")
     plain = {module: module.to_linear() for module in model.modules() if isinstance(module, NF4Linear)}
     if not plain:
         raise AdapterError("the model has no four-bit layer to dequantize")

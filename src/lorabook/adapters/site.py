@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,10 @@ def _recast(old: torch.dtype, new: torch.dtype, value: Any) -> Any:
     return value.to(new) if isinstance(value, Tensor) and value.dtype == old else value
 
 
+DISABLED: WeakSet[nn.Module] = WeakSet()
+"""Places inside an adapter_disabled block, which puts back what it found when it ends. Copies made in the block are not among them."""
+
+
 def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:
     """Path and module of every place that is adapted; one that stands in two places comes twice."""
     if isinstance(model, LoRALinear | Site):
@@ -175,14 +180,14 @@ def check_new_name(model: nn.Module, name: str) -> None:
     Raises:
         AdapterError: the name is taken, or is not made of letters, digits, "_" and "-".
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or hasattr(nn.ModuleDict, name):
-        raise AdapterError(f"a name is 1 to 100 letters, digits, '_' or '-', and no method of ModuleDict, got {name!r}")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or hasattr(nn.ModuleDict(), name):
+        raise AdapterError(f"a name is 1 to 100 letters, digits, '_' or '-', and no attribute of ModuleDict, got {name!r}")
     if name in adapter_names(model):
         raise AdapterError(f"the model has LoRA already: remove_lora(model) first, or take a name other than {name!r}")
 
 
-def check_settled(model: nn.Module, what: str) -> None:
-    """Refuse while an adapter is merged or a mixed batch runs.
+def check_settled(model: nn.Module, what: str, *, while_disabled: bool = False) -> None:
+    """Refuse while an adapter is merged, a mixed batch runs or, unless that is allowed, adapters are disabled.
 
     Raises:
         AdapterError: as said.
@@ -190,6 +195,8 @@ def check_settled(model: nn.Module, what: str) -> None:
     for path, place in places(model):
         if "forward" in place.__dict__:
             raise AdapterError(f"a mixed_batch block is running, so {what} would go wrong: leave the block first")
+        if place in DISABLED and not while_disabled:
+            raise AdapterError(f"an adapter_disabled block is running, so {what} would not last: leave the block first")
         if any(isinstance(layer, LoRALinear) and layer.merged for layer in layers_of(place).values()):
             raise AdapterError(f"'{path}' is merged, so {what} would go wrong: unmerge_lora(model) first")
 

@@ -45,7 +45,21 @@ def _finish(directory: Path) -> None:
     _rename(directory / f"{CONFIG}.new", directory / CONFIG)
 
 
+def check_case(target: Path) -> None:
+    """Refuse a folder beside one whose name some systems take for the same.
+
+    Raises:
+        AdapterError: there is one.
+    """
+    there = [child.name for child in target.parent.iterdir()] if target.parent.is_dir() else []
+    other = next((name for name in there if name != target.name and name.lower() == target.name.lower()), None)
+    if other is not None:
+        raise AdapterError(f"'{target.parent}' holds '{other}', and some systems cannot tell '{target.name}' from it: take another name")
+
+
 def _write(path: Path, content: bytes) -> None:
+    if path.is_symlink():  # or a link that lies there would decide which file is overwritten
+        path.unlink()
     with path.open("wb") as file:
         file.write(content)
         file.flush()

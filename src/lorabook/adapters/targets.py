@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
     """
     layers = {path: module for path, module in _open_to_adapters(model) if is_linear(module) or isinstance(module, nn.Embedding)}
     if targets == ALL_LINEAR:
-        shared = {path for paths in shared_weights(model).values() for path in paths}
+        shared = {path for group in shared_weights(model) for path, _ in group if len({module for _, module in group}) > 1}
         chosen = [path for path, module in layers.items() if is_linear(module) and path not in shared]
         if not chosen:
             raise AdapterError("the model has no linear layer with a weight of its own")
@@ -74,14 +73,32 @@ def value_for(path: str, patterns: Mapping[Target, Value], default: Value) -> Va
     return next((value for target, value in patterns.items() if fits(path, target)), default)
 
 
-def shared_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Paths of the modules that hold one and the same weight matrix, for those held by more than one module."""
-    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for path, module in backbone(model):
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim > 1:
-                owners[parameter.data_ptr() or id(parameter)].append((path, module))  # on the meta device every address is 0
-    return {key: [path for path, _ in found] for key, found in owners.items() if len({module for _, module in found}) > 1}
+def shared_weights(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
+    """Paths and modules that hold weight matrices in one stretch of memory, for each stretch that more than one path leads to."""
+    held = [
+        (str(parameter.device), *_stretch(parameter), path, module)
+        for path, module in backbone(model)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    groups: list[list[tuple[str, nn.Module]]] = []
+    reached = ("", 0)
+    for device, start, stop, path, module in sorted(held, key=lambda item: item[:3]):
+        if (device, start) >= reached or device != reached[0]:
+            groups.append([])
+            reached = (device, stop)
+        groups[-1].append((path, module))
+        reached = max(reached, (device, stop))
+    return [group for group in groups if len({path for path, _ in group}) > 1]
+
+
+def _stretch(parameter: nn.Parameter) -> tuple[int, int]:
+    """The addresses from which and up to which the parameter's numbers lie; on the meta device every address is 0."""
+    start = parameter.data_ptr()
+    if not start:
+        return -id(parameter), 1 - id(parameter)
+    last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
+    return start, start + (last + 1) * parameter.element_size()
 
 
 def _open_to_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -34,6 +34,11 @@ class OwnBias(nn.Module):
         bias: Tensor = base.get_parameter("bias").detach()
         self.bias = nn.Parameter(bias.to(torch.promote_types(bias.dtype, torch.float32), copy=True))
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight."""
+        return self.base.get_parameter("weight")
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The layer's output with this bias, whichever inputs the layer takes."""
         bias = self.bias.to(self.base.get_parameter("bias").dtype)
@@ -92,7 +97,7 @@ def weight_of(base: nn.Module) -> Tensor:
     if own is None:
         raise AdapterError(f"{type(base).__name__} works its weight out from others: make it a parameter first, as remove_weight_norm does")
     weight = own.detach()
-    weight = weight.T if is_conv1d(base) or isinstance(base, nn.Embedding) else weight
+    weight = weight.T if is_transposed(base) else weight
     if weight.shape != torch.Size(features(base)):
         raise AdapterError(f"{type(base).__name__} has a weight of shape {tuple(own.shape)}, not {features(base)}: it cannot be added to")
     return weight
@@ -121,6 +126,12 @@ def embedding_scale(base: nn.Module) -> float | Tensor:
     """The factor by which some models' embeddings, Gemma's for one, multiply the row that they look up; 1 for others."""
     scale: float | Tensor = getattr(base, "embed_scale", 1.0)
     return scale
+
+
+def is_transposed(base: nn.Module) -> bool:
+    """Whether the layer stores its weight as (in_features, out_features)."""
+    base = base.base if isinstance(base, OwnBias) else base
+    return is_conv1d(base) or isinstance(base, nn.Embedding)
 
 
 def is_quantized(base: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorabook.adapters.bases import AdapterError as AdapterError  # re-exported
-from lorabook.adapters.bases import adapter_options, computes_its_weight, features, is_quantized, weight_of
+from lorabook.adapters.bases import adapter_options, computes_its_weight, features, is_quantized, is_transposed, weight_of
 from lorabook.adapters.inits import INITS
 
 
@@ -93,6 +93,24 @@ class LoRALinear(nn.Module):
     def merged(self) -> bool:
         """Whether the update is in the base's weight at the moment."""
         return self._unmerged_weight is not None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the layer multiplies with, the update included, stored as the base stores its own.
+
+        For code that reads a layer's weight instead of calling the layer, as PyTorch's transformer layers do in evaluation. It is
+        worked out at each call, so that changing it changes nothing.
+        """
+        weight = weight_of(self.base)
+        if self.enabled and not self.merged:
+            update = self.delta_weight()
+            weight = (weight.to(update.dtype) + update).to(weight.dtype)
+        return weight.T if is_transposed(self.base) else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return getattr(self.base, "bias", None)
 
     def delta_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         r"""The update :math:`\Delta W = s B A`, (out_features, in_features), in the dtype of A and B or the one given."""

@@ -63,6 +63,18 @@ class Site(nn.Module):
         """The name of the layer that answers, None for the base."""
         return next((name for name, layer in self.layers.items() if layer is self.current), None)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight of what answers, for code that reads a layer's weight instead of calling it."""
+        weight: Tensor = (self.base if self.current is None else self.current).weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Its bias."""
+        bias: Tensor | None = (self.base if self.current is None else self.current).bias  # type: ignore[assignment]
+        return bias
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the active layer makes of the inputs, whichever the base takes."""
         return self.base(*inputs, **named) if self.current is None else self.current(*inputs, **named)
@@ -87,6 +99,16 @@ class TrainedCopy(nn.Module):
         # Empty tensors rather than attributes, so that model.double() and the like change these dtypes too.
         self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
         self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The copy's weight, in the dtype that the module itself would have."""
+        return self.module.get_parameter("weight").to(self.outer.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Its bias, likewise."""
+        return None if self.module.bias is None else self.module.get_parameter("bias").to(self.outer.dtype)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the copy makes of the inputs, in the dtype that the module itself would give."""

@@ -58,7 +58,7 @@ class RunState:
 
         Raises:
             CheckpointError: the file cannot be read, comes from a run with other settings, data or weights, or does not fit this model.
-                Nothing has changed then.
+                The model and its optimizer have not changed then.
         """
         tensors, description = read_checkpoint(path)
         changed = differences(self.identity, description["identity"])
@@ -67,15 +67,14 @@ class RunState:
         try:
             moments = self._checked(tensors)
             tally = Tally(tensors["losses"].tolist(), **description["tally"])
-            generators = {name: tensors[f"rng.{rank()}.{name}"] for name in rng_states(self._device())}
             self.batches.load_state({name: tensors[f"batches.{name}"] for name in self.batches.state()})
-        except (KeyError, TypeError, ValueError) as error:
+            set_rng_states({name: tensors[f"rng.{rank()}.{name}"] for name in rng_states(self._device())}, self._device())
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"'{path}' does not fit this run: {error}; delete it to begin anew") from None
         with torch.no_grad():
             for name, tensor in self._stored().items():
                 tensor.copy_(tensors[name])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        set_rng_states(generators, self._device())
         self.tally.__dict__.update(tally.__dict__)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -9,13 +9,7 @@ from torch import nn
 from lorabook import AdapterError, LoRAConfig, active_adapter, adapter_names, add_lora, combine_adapters
 from lorabook.adapters.site import layers_named
 
-
-def move(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+from .moving import move
 
 
 @given(weights=st.tuples(st.floats(-2, 2), st.floats(-2, 2)), seed=st.integers(0, 1000))

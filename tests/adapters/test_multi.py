@@ -26,19 +26,13 @@ from lorabook import (
 )
 from lorabook.adapters.site import layers_named
 
+from .moving import move
+
 CONFIGS = {
     "default": LoRAConfig(rank=2, alpha=8.0, targets=("q_proj",)),
     "sql": LoRAConfig(rank=3, alpha=5.0, targets=("q_proj", "proj"), rank_stabilized=True),
     "text": LoRAConfig(rank=1, alpha=4.0, targets=("blocks.1.proj", "embedding")),
 }
-
-
-def move(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 def adapt(model, names=("default", "sql", "text"), **changes):

@@ -22,21 +22,7 @@ from lorabook import (
     use_adapter,
 )
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-
-
-def move(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def adapt(model, name="default", **settings):
-    add_lora(model, LoRAConfig(**{"rank": 2, "alpha": 6.0, "targets": ("q_proj", "proj"), **settings}), name)
-    return move(model)
+from .moving import CONFIG, TENSORS, adapt, move
 
 
 def gpt2():

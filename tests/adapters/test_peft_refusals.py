@@ -10,30 +10,14 @@ from torch import nn
 
 from lorabook import (
     AdapterError,
-    LoRAConfig,
     adapter_names,
-    add_lora,
     load_adapter,
     lora_parameters,
     merge_lora,
     save_adapter,
 )
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-
-
-def move(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def adapt(model, name="default", **settings):
-    add_lora(model, LoRAConfig(**{"rank": 2, "alpha": 6.0, "targets": ("q_proj", "proj"), **settings}), name)
-    return move(model)
+from .moving import CONFIG, TENSORS, adapt
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "loftq", {"a": 1}])

@@ -44,6 +44,16 @@ def test_a_cut_combination_is_the_nearest_of_its_rank_and_says_how_far_it_is():
     torch.testing.assert_close((layer.delta_weight() - exact).norm() / exact.norm(), torch.tensor(errors["0"]).double(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("rank", [None, 1])
+def test_an_adapter_with_a_nan_is_not_summed(rank):
+    model = nn.Sequential(nn.Linear(9, 6))
+    add_lora(model, LoRAConfig(rank=2, targets=("0",)), "a")
+    layers_named(model, "a")["0"].lora_A.data[0, 0] = float("nan")
+    with pytest.raises(AdapterError, match="sum of '0' holds a NaN"):
+        combine_adapters(model, {"a": 1.0}, "b", rank=rank)
+    assert adapter_names(model) == ("a",)
+
+
 @pytest.mark.parametrize("settings", [{"dora": True}, {"bias": "lora_only"}, {"train_modules": ("1",)}])
 def test_what_is_no_low_rank_update_is_not_summed(settings):
     model = nn.Sequential(nn.Linear(9, 6), nn.Linear(6, 7))

@@ -246,6 +246,8 @@ def test_a_layer_without_storage_gets_an_adapter_without_storage():
         ({"rank": True}, r"rank must be 1\.\.5 for a 5x7 layer, got True"),
         ({"alpha": 0.0}, r"alpha must be a finite number above 0, got 0\.0"),
         ({"alpha": float("nan")}, r"alpha must be a finite number above 0, got nan"),
+        ({"alpha": 10**400}, r"alpha must be a finite number above 0, got 1000"),
+        ({"alpha": "8"}, r"alpha must be a finite number above 0, got '8'"),
         ({"alpha": float("inf")}, r"alpha must be a finite number above 0, got inf"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
         ({"dropout": float("nan")}, r"dropout must be at least 0 and below 1, got nan"),

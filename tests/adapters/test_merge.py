@@ -201,6 +201,36 @@ def test_an_overflow_is_refused_and_takes_back_the_layers_already_merged():
     assert not model[0].merged
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_stops_a_merge_halfway_leaves_no_layer_merged(error, monkeypatch):
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+    adapt(model, targets=("0", "1"))
+    before = weights(model)
+
+    def stop():
+        raise error("stopped")
+
+    monkeypatch.setattr(model[1], "merge", stop)
+    with pytest.raises(error):
+        merge_lora(model)
+    assert not model[0].merged
+    assert same(before, weights(model))
+
+
+@pytest.mark.parametrize("number", [float("nan"), 1e6])
+@pytest.mark.parametrize("settings", [{"bias": "lora_only"}, {"train_modules": ("1",)}])
+def test_a_trained_bias_or_module_that_is_not_finite_in_the_models_type_is_not_kept(number, settings):
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)).half()
+    add_lora(model, LoRAConfig(rank=2, targets=("0",), **settings))
+    list(lora_parameters(model))[-1].data.fill_(number)
+    before = weights(model)
+    with pytest.raises(AdapterError, match=r"a NaN, an infinity or a number too large for torch\.float16: it is not kept"):
+        remove_lora(model, merge=True)
+    assert before.keys() == weights(model).keys()
+    assert not any(layer.merged for layer in layers(model).values())
+    remove_lora(model)
+
+
 def test_a_disabled_adapter_is_not_merged():
     model = nn.Sequential(nn.Linear(7, 5))
     adapt(model, targets=("0",))

@@ -192,6 +192,56 @@ def test_a_batch_of_another_length_is_refused_and_the_model_is_as_it_was():
     assert torch.equal(model(ids), expected)
 
 
+def test_an_input_without_rows_is_refused():
+    model = nn.Sequential(nn.Linear(6, 4))
+    add_lora(model, LoRAConfig(rank=2, targets=("0",)))
+    for number in (1, 6):
+        with pytest.raises(AdapterError, match="the batch has no rows"), mixed_batch(model, ["default"] * number):
+            model(torch.randn(6))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 0, 6), (3, 2, 5, 6)])
+def test_rows_may_have_any_dimensions(shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4))
+    for name in ("a", "b"):
+        add_lora(model, LoRAConfig(rank=2, targets=("0",)), name)
+        next(parameter for parameter in lora_parameters(model, name) if parameter.shape == (4, 2)).data.normal_()
+    x = torch.randn(shape)
+    with mixed_batch(model, ["b", None, "a"]):
+        mixed = model(x)
+    for row, name in ((0, "b"), (2, "a")):
+        use_adapter(model, name)
+        torch.testing.assert_close(mixed[row], model(x[row]))
+
+
+def test_a_module_that_another_adapter_trains_in_full_takes_what_it_always_took():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, *, positions):
+            return self.layer(x) + positions
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.block, self.wpe = nn.Linear(6, 4), Block(), nn.Embedding(5, 4)
+
+        def forward(self, x):
+            return self.block(self.q(x), positions=self.wpe(torch.arange(x.shape[1])))
+
+    torch.manual_seed(0)
+    model = Model()
+    add_lora(model, LoRAConfig(rank=2, targets=("q",)), "a")
+    x = torch.randn(2, 5, 6)
+    expected = model(x)
+    add_lora(model, LoRAConfig(rank=2, targets=("q",), train_modules=("block", "wpe")), "b")
+    with mixed_batch(model, ["a", None]):
+        assert torch.equal(model(x), expected)
+
+
 def test_a_merged_adapter_is_not_mixed():
     model = adapted()
     merge_lora(model)

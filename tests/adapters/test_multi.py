@@ -153,7 +153,7 @@ def test_renaming_changes_the_name_alone(names, make_model, ids):
     assert torch.equal(model(ids), expected)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "../x", "a/b", "keys", "x" * 101, 3, None])
+@pytest.mark.parametrize("name", ["", "a.b", "../x", "a/b", "keys", "training", "_modules", "é", "a\n", "x" * 101, 3, None])
 def test_what_is_no_name_is_refused(name, make_model):
     model = make_model()
     with pytest.raises(AdapterError, match="a name is"):
@@ -174,6 +174,9 @@ def test_what_is_no_name_is_refused(name, make_model):
         lambda model: combine_adapters(model, {"sql": float("nan")}, "new"),
         lambda model: combine_adapters(model, {}, "new"),
         lambda model: combine_adapters(model, {"sql": 1.0}, "new", rank=0),
+        lambda model: combine_adapters(model, {"sql": 1.0}, "new", rank=1.5),
+        lambda model: combine_adapters(model, {"sql": "1"}, "new"),
+        lambda model: combine_adapters(model, {"sql": 1e39}, "new"),
     ],
 )
 def test_what_cannot_be_done_leaves_the_model_as_it_was(action, make_model, ids):

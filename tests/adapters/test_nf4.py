@@ -114,6 +114,16 @@ def test_a_layer_survives_its_state_dict_and_a_cast():
     assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cast_of_the_model_leaves_the_quantized_weight_as_it_was(dtype):
+    torch.manual_seed(1)
+    layer = NF4Linear(nn.Linear(70, 30))
+    before = layer.dequantize()
+    assert torch.equal(layer.to(dtype).dequantize(), before)
+    assert layer.bias.dtype == dtype
+    assert layer(torch.randn(3, 70).to(dtype)).dtype == dtype
+
+
 def quantized():
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(70, 30), nn.ReLU(), nn.Linear(30, 9))
@@ -169,6 +179,11 @@ def test_a_model_with_adapters_is_not_quantized_under_them():
     with pytest.raises(AdapterError, match="no four-bit layer"):
         dequantize_base(model)
     assert isinstance(model[0], LoRALinear)
+
+
+def test_a_four_bit_layer_by_itself_is_not_silently_left():
+    with pytest.raises(AdapterError, match=r"model\.to_linear\(\)"):
+        dequantize_base(NF4Linear(nn.Linear(70, 30)))
 
 
 def test_what_cannot_be_quantized_leaves_the_model(make_model):

@@ -14,6 +14,7 @@ from lorabook import (
     load_adapter,
     lora_parameters,
     merge_lora,
+    remove_lora,
     save_adapter,
 )
 
@@ -156,6 +157,27 @@ def test_a_model_that_is_one_layer_is_refused_before_it_changes(tmp_path):
     with pytest.raises(AdapterError, match="the model is one layer"):
         load_adapter(model, tmp_path)
     assert model.weight.requires_grad
+
+
+def test_a_model_without_numbers_does_not_swallow_an_adapter(make_model, tmp_path):
+    save_adapter(adapt(make_model()), tmp_path)
+    with torch.device("meta"):
+        model = make_model.__globals__["TiedModel"]()
+    with pytest.raises(AdapterError, match=r"has no numbers yet \(meta device\)"):
+        load_adapter(model, tmp_path, check_base=False)
+    assert adapter_names(model) == ()
+
+
+def test_dora_tensors_that_cancel_a_row_of_the_weight_are_refused(tmp_path):
+    model = adapt(nn.Sequential(nn.Linear(6, 4)), targets=("0",), rank=4, alpha=4.0, dora=True)
+    with torch.no_grad():
+        model[0].lora_A[0].copy_(model[0].base.weight[2])
+        model[0].lora_B[2] = torch.tensor([-1.0, 0, 0, 0])
+    save_adapter(model, tmp_path)
+    remove_lora(model)
+    with pytest.raises(AdapterError, match="'0': with these tensors a row of the weight is zero"):
+        load_adapter(model, tmp_path)
+    assert repr(model) == repr(nn.Sequential(nn.Linear(6, 4)))
 
 
 def test_a_layer_in_two_places_needs_the_same_tensors_for_both(tmp_path):

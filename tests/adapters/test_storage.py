@@ -157,6 +157,29 @@ def test_a_file_of_absurd_size_is_not_read(name, saved, make_model):
         load_adapter(make_model(), saved)
 
 
+@pytest.mark.parametrize("name", [f"{TENSORS}.new", f"{CONFIG}.part", TENSORS, CONFIG])
+def test_saving_does_not_write_through_a_link(name, make_model, ids, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / name).symlink_to(other)
+    save_adapter(adapted(make_model, 2, 0.5), tmp_path / "adapter")
+    assert other.read_text() == "precious"
+    load_adapter(model := make_model(), tmp_path / "adapter")
+    assert torch.equal(model(ids), adapted(make_model, 2, 0.5)(ids))
+
+
+def test_names_that_differ_in_case_only_do_not_share_a_directory(make_model, tmp_path):
+    model = make_model()
+    for name in ("sql", "SQL"):
+        add_lora(model, LoRAConfig(rank=2, targets=("q_proj",)), name)
+    save_adapter(model, tmp_path, "sql")
+    with pytest.raises(AdapterError, match="holds 'sql', and some systems cannot tell 'SQL' from it"):
+        save_adapter(model, tmp_path, "SQL")
+    save_adapter(model, tmp_path, "sql")
+    assert [path.name for path in tmp_path.iterdir()] == ["sql"]
+
+
 def test_a_pickle_is_never_read(saved, make_model):
     (saved / TENSORS).rename(saved / "adapter_model.bin")
     with pytest.raises(AdapterError, match="only safetensors is read, no pickle"):

@@ -29,6 +29,7 @@ from lorabook.language.gpt import GPT, GPTConfig
 from lorabook.language.likelihood import conditional_example
 from lorabook.language.tokenizer import BytePairTokenizer
 from lorabook.tasks import TASKS
+from lorabook.training.loop import train
 
 COMMANDS = ("finetune", "evaluate", "count", "merge", "export", "generate")
 LINEAR = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "up_proj", "down_proj")
@@ -330,18 +331,66 @@ def test_full_finetuning_saves_a_backbone(succeed, backbone, tmp_path):
 
 @pytest.mark.usefixtures("letters")
 def test_the_same_seed_trains_the_same_adapter_and_another_seed_another(succeed, backbone, tmp_path):
-    train = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        succeed(*train, "--seed", seed, "--out", tmp_path / name)
+        succeed(*command, "--seed", seed, "--out", tmp_path / name)
     assert same_tensors(tmp_path / "a", tmp_path / "b")
     assert not same_tensors(tmp_path / "a", tmp_path / "c")
 
 
 @pytest.mark.usefixtures("letters")
+def test_the_seed_decides_how_an_adapter_starts(succeed, backbone, tmp_path):
+    # A rate so small that A stays where it starts.
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 1, "--validation", 0, "--learning-rate", 1e-30)
+    for seed in (5, 6):
+        succeed(*command, "--seed", seed, "--out", tmp_path / str(seed))
+    first, second = (load_file(tmp_path / seed / "adapter_model.safetensors") for seed in "56")
+    assert not any(torch.equal(first[key], second[key]) for key in first if "lora_A" in key)
+
+
+@pytest.mark.usefixtures("letters")
+def test_every_training_option_reaches_the_loop(succeed, backbone, tmp_path, monkeypatch):
+    received = []
+
+    def spy(model, examples, **settings):
+        received.append({**settings, "examples": len(examples)})
+        return train(model, examples, **settings)
+
+    monkeypatch.setattr("lorabook.command_line.finetune.train", spy)
+    given = {
+        "steps": 2,
+        "learning_rate": 0.003,
+        "batch_size": 6,
+        "micro_batch_size": 4,
+        "lora_plus_ratio": 5.0,
+        "precision": "bfloat16",
+        "seed": 9,
+        "checkpoint": tmp_path / "run",
+        "checkpoint_every": 7,
+        "examples": 11,
+    }
+    options = (word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value))
+    succeed("finetune", "--task", "letters", "--backbone", backbone, "--out", tmp_path / "new", "--validation", 0, *options)
+    assert received == [{**given, "description": "letters"}]
+
+
+@pytest.mark.parametrize(("option", "rate"), [((), "0.005"), (("--full",), "0.001")])
+@pytest.mark.usefixtures("letters")
+def test_the_default_learning_rate_is_the_one_in_the_help(option, rate, succeed, backbone, tmp_path):
+    assert "default: 0.005, with --full 0.001" in " ".join(succeed("finetune", "--help").split())
+    tail = ("--task", "letters", "--backbone", backbone, "--steps", 2, "--batch-size", 4, "--validation", 0, *option)
+    succeed("finetune", *tail, "--out", tmp_path / "default")
+    succeed("finetune", *tail, "--out", tmp_path / "given", "--learning-rate", rate)
+    file = "backbone.safetensors" if option else "adapter_model.safetensors"
+    default, given = (load_file(tmp_path / name / file) for name in ("default", "given"))
+    assert all(torch.equal(default[key], given[key]) for key in default)
+
+
+@pytest.mark.usefixtures("letters")
 def test_micro_batches_leave_the_adapter_the_same_within_rounding(succeed, backbone, tmp_path):
-    train = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
-    succeed(*train, "--out", tmp_path / "whole")
-    succeed(*train, "--out", tmp_path / "parts", "--micro-batch-size", 3)
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
+    succeed(*command, "--out", tmp_path / "whole")
+    succeed(*command, "--out", tmp_path / "parts", "--micro-batch-size", 3)
     whole, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
     for key, tensor in whole.items():
         torch.testing.assert_close(parts[key], tensor, rtol=1e-3, atol=1e-5)
@@ -350,20 +399,20 @@ def test_micro_batches_leave_the_adapter_the_same_within_rounding(succeed, backb
 @pytest.mark.usefixtures("letters")
 def test_force_writes_into_a_directory_and_leaves_what_else_it_holds(succeed, run, backbone, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    train = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 2, "--validation", 0, "--out", tmp_path)
-    refused(run(*train))
-    succeed(*train, "--force")
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 2, "--validation", 0, "--out", tmp_path)
+    refused(run(*command))
+    succeed(*command, "--force")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert load_adapter(load_backbone(backbone)[0], tmp_path)
 
 
 @pytest.mark.usefixtures("letters")
 def test_a_checkpoint_of_a_run_with_other_settings_or_of_none_is_refused(succeed, run, backbone, tmp_path):
-    train = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--validation", 0, "--checkpoint")
-    succeed(*train, tmp_path / "run", "--steps", 3, "--out", tmp_path / "a")
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--validation", 0, "--checkpoint")
+    succeed(*command, tmp_path / "run", "--steps", 3, "--out", tmp_path / "a")
     (tmp_path / "notes.txt").write_text("mine")
     for checkpoint, complaint in (("run", "is of another run"), ("notes.txt", "is not a checkpoint that can be read")):
-        code, _, err = run(*train, tmp_path / checkpoint, "--steps", 4, "--out", tmp_path / "b")
+        code, _, err = run(*command, tmp_path / checkpoint, "--steps", 4, "--out", tmp_path / "b")
         assert code == 2
         assert complaint in err.splitlines()[-1]
         assert not (tmp_path / "b").exists()
@@ -372,11 +421,11 @@ def test_a_checkpoint_of_a_run_with_other_settings_or_of_none_is_refused(succeed
 
 @pytest.mark.usefixtures("letters")
 def test_a_checkpoint_may_lie_in_out(succeed, backbone, tmp_path):
-    train = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
-    succeed(*train, "--out", tmp_path / "a", "--checkpoint", tmp_path / "run")
+    command = ("finetune", "--task", "letters", "--backbone", backbone, *TRAIN, "--steps", 3, "--validation", 0)
+    succeed(*command, "--out", tmp_path / "a", "--checkpoint", tmp_path / "run")
     (tmp_path / "b").mkdir()
     (tmp_path / "run").rename(tmp_path / "b" / "run")
-    out = succeed(*train, "--out", tmp_path / "b", "--checkpoint", tmp_path / "b" / "run")
+    out = succeed(*command, "--out", tmp_path / "b", "--checkpoint", tmp_path / "b" / "run")
     assert "resumed at step 3" in out
     assert same_tensors(tmp_path / "a", tmp_path / "b")
 
@@ -541,8 +590,8 @@ def test_export_check_refuses_a_damaged_adapter(damage, run, backbone, adapter, 
 @pytest.mark.usefixtures("letters")
 def test_peft_computes_what_finetune_trained_from_pissa(succeed, backbone, tmp_path):
     peft = pytest.importorskip("peft")
-    train = ("finetune", "--task", "letters", "--backbone", backbone, "--out", tmp_path / "trained", *TRAIN, "--init", "pissa")
-    succeed(*train)
+    command = ("finetune", "--task", "letters", "--backbone", backbone, "--out", tmp_path / "trained", *TRAIN, "--init", "pissa")
+    succeed(*command)
     succeed("export", "--backbone", backbone, "--adapter", tmp_path / "trained", "--out", tmp_path / "plain")
     tokens = torch.arange(40).reshape(2, 20)
     ours, plain = load_backbone(backbone)[0], load_backbone(backbone)[0]
@@ -587,6 +636,25 @@ def test_an_interrupted_command_ends_with_exit_code_130(run, backbone, monkeypat
     assert run("generate", "--backbone", backbone, "--prompt", "a") == (130, "", "error: interrupted\n")
 
 
+def test_too_little_memory_is_one_line_with_a_remedy_and_exit_code_1(run, backbone, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("lorabook.command_line.generate.generate", exhausted)
+    code, out, err = run("generate", "--backbone", backbone, "--prompt", "a")
+    assert (code, out) == (1, "")
+    assert re.fullmatch("error: .* too little memory: lower --micro-batch-size .*\n", err)
+
+
+def test_an_error_of_our_own_keeps_its_traceback(backbone, monkeypatch):
+    def wrong(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("lorabook.command_line.generate.generate", wrong)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["generate", "--backbone", str(backbone), "--prompt", "a"])
+
+
 # As processes
 
 
@@ -614,10 +682,10 @@ SQL = ("--task", "text_to_sql", "--examples", 20, "--batch-size", 4, "--validati
 
 @pytest.mark.slow
 def test_a_run_ended_by_sigterm_goes_on_to_the_same_adapter(succeed, backbone, tmp_path):
-    train = ("finetune", *SQL, "--backbone", backbone, "--steps", 150, "--dropout", 0.2)
-    succeed(*train, "--out", tmp_path / "whole")
-    resumed = (*train, "--out", tmp_path / "resumed", "--checkpoint", tmp_path / "run", "--checkpoint-every", 1)
-    process = start("-m", "lorabook", *resumed)
+    command = ("finetune", *SQL, "--backbone", backbone, "--steps", 300, "--dropout", 0.2)
+    succeed(*command, "--out", tmp_path / "whole")
+    resumed = (*command, "--out", tmp_path / "resumed", "--checkpoint", tmp_path / "run")
+    process = start("-m", "lorabook", *resumed, "--checkpoint-every", 1)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -627,16 +695,16 @@ def test_a_run_ended_by_sigterm_goes_on_to_the_same_adapter(succeed, backbone, t
     assert "the same command goes on from there" in err
     assert not (tmp_path / "resumed").exists()
     resumed_at = int(re.search(r"resumed at step (\d+)", succeed(*resumed)).group(1))
-    assert 0 < resumed_at < 150
+    assert 0 < resumed_at < 300
     assert same_tensors(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_adapter_of_one_and_print_once(succeed, backbone, tmp_path):
-    train = ("finetune", *SQL, "--backbone", backbone, "--steps", 3)
-    succeed(*train, "--out", tmp_path / "one")
+    command = ("finetune", *SQL, "--backbone", backbone, "--steps", 3)
+    succeed(*command, "--out", tmp_path / "one")
     process = start(
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "lorabook", *train, "--out", tmp_path / "two"
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "lorabook", *command, "--out", tmp_path / "two"
     )
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err

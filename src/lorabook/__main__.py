@@ -15,6 +15,7 @@ from lorabook.adapters.bases import AdapterError
 from lorabook.command_line import count, evaluate, export, finetune, generate, merge
 from lorabook.command_line.arguments import Parser
 from lorabook.command_line.refusals import InputError
+from lorabook.training.interrupt import Interrupted
 
 _EPILOG = """\
 example:
@@ -51,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except FloatingPointError as error:  # the loss; its message has the remedy
         return _complain(error, 1)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         return _complain("the device has too little memory: lower --micro-batch-size or --count, or take --device cpu", 1)
+    except Interrupted as stopped:  # by SIGTERM; finetune has said so
+        return int(stopped.code or 0)
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:

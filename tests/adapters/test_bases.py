@@ -180,9 +180,12 @@ def test_dora_does_not_scale_the_bias():
     torch.testing.assert_close(layer(zero)[0], layer.base.bias)
 
 
-def test_dora_refuses_a_row_without_direction():
+@pytest.mark.parametrize("number", [0.0, float("inf"), float("nan")])
+def test_dora_refuses_a_row_without_direction(number):
     base = nn.Linear(6, 4)
-    base.weight.data[2] = 0
+    base.weight.data[2] = number
+    with pytest.raises(ValueError, match="a row of the base's weight is zero or not finite"):
+        DoRALinear(base, 2, 8.0)
     model = nn.Sequential(base)
     with pytest.raises(ValueError, match="'0': a row of the base's weight is zero"):
         add_lora(model, LoRAConfig(rank=2, targets=("0",), dora=True))

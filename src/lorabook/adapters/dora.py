@@ -42,28 +42,15 @@ class DoRALinear(LoRALinear):
         (True, torch.Size([4]))
     """
 
-    def __init__(
-        self,
-        base: nn.Module,
-        rank: int,
-        alpha: float,
-        *,
-        dropout: float = 0.0,
-        rank_stabilized: bool = False,
-        init: str = "kaiming",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base, rank, alpha, dropout=dropout, rank_stabilized=rank_stabilized, init=init, generator=generator)
-        self.magnitude = nn.Parameter(self.row_norms().clone())
-        if not self.magnitude.is_meta and not (self.magnitude > 0).all():
-            raise ValueError("a row of the base's weight is zero or not finite, so it has no direction: use LoRALinear here")
+    magnitude: nn.Parameter
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start afresh, the magnitude at the lengths of the base's rows."""
         super().reset_parameters(generator)
-        if hasattr(self, "magnitude"):  # not yet while the layer is being built
-            self.magnitude.copy_(self.row_norms())
+        if not hasattr(self, "magnitude"):  # the layer is being built
+            self.magnitude = nn.Parameter(self.row_norms())
+        self.magnitude.copy_(self.row_norms())
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
@@ -96,7 +83,11 @@ class DoRALinear(LoRALinear):
 
     @staticmethod
     def check_settings(base: nn.Module, rank: int, alpha: float, dropout: float, init: str) -> None:
-        """As for LoRA; a part of the weight is no start, either."""
+        """As for LoRA; a part of the weight is no start, either, and no row of it may be zero."""
         if init in DECOMPOSITIONS:
             raise ValueError(f"DoRA starts from the weight's own direction: init must not be {init!r}")
         LoRALinear.check_settings(base, rank, alpha, dropout, init)
+        weight = weight_of(base)
+        norms = torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=1)
+        if not (norms.is_meta or ((norms > 0) & norms.isfinite()).all()):
+            raise ValueError("a row of the base's weight is zero or not finite, so it has no direction: use LoRALinear here")

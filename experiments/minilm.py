@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from provenance import write_result
@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorabook import LoRAConfig, add_lora, count_parameters
-from lorabook.language.pretrained import embed, load_sentence_encoder
+from lorabook.language.pretrained import SentenceEncoder, embed, load_sentence_encoder
 from lorabook.low_rank import energy, low_rank_approximation
-from lorabook.tasks.docstrings import SPLITS, TOPICS, Docstring, TopicClassifier, accuracy, encode, examples
+from lorabook.tasks.docstrings import SPLITS, TOPICS, Docstring, Split, TopicClassifier, accuracy, encode, examples
 from lorabook.training.loop import train
 
 PROBE, FULL = "linear probe", "full fine-tuning"
@@ -82,10 +82,9 @@ class Experiment:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        chosen = {split: examples(split) for split in SPLITS}
+        self.texts: dict[Split, Sequence[Docstring]] = {split: examples(split) for split in SPLITS}
         if setting.paragraphs is not None:
-            chosen = {split: found[:: len(found) // setting.paragraphs] for split, found in chosen.items()}
-        self.texts: dict[str, Sequence[Docstring]] = dict(chosen)
+            self.texts = {split: found[:: len(found) // setting.paragraphs] for split, found in self.texts.items()}
         self.pretrained, self.tokenizer = load_sentence_encoder()
         self.vectors = {split: self._embed(self.pretrained, split) for split in SPLITS}
         self.encoded = [encode(example, self.tokenizer, setting.max_tokens) for example in self.texts["train"]]
@@ -104,23 +103,26 @@ class Experiment:
             result |= {"steps": self.setting.probe_steps, "final_loss": self._fit_head(classifier.head, learning_rate, seed)}
         else:
             self._fit_head(classifier.head, probe_rate, seed)
-            sizes = {"steps": self.setting.steps, "batch_size": self.setting.batch_size}
-            log = train(classifier, self.encoded, learning_rate=learning_rate, seed=seed, description=method, **sizes)
+            steps, batch_size = self.setting.steps, self.setting.batch_size
+            log = train(
+                classifier, self.encoded, steps=steps, learning_rate=learning_rate, batch_size=batch_size, seed=seed, description=method
+            )
             result["final_loss"] = sum(log.losses[-20:]) / len(log.losses[-20:])
         result |= {"trainable": count_parameters(classifier).trainable, "total": count_parameters(classifier).total}
         frozen = probe_rate is None
-        result |= {split: self._accuracy(classifier, split, frozen) for split in ("validation", "test")}
+        result["validation"] = self._accuracy(classifier, "validation", frozen)
+        result["test"] = self._accuracy(classifier, "test", frozen)
         if method == FULL and seed != self.setting.seeds[0]:
             result["energy_of_delta_w"] = {path: shares(layer.weight - before[path]) for path, layer in linear_layers(encoder)}
             result["energy_of_gaussian"] = gaussian_shares({tuple(weight.shape) for weight in before.values()})
             result["test_at_rank"] = self._truncated(classifier, before)
         return result | {"seconds": round(time.perf_counter() - start, 1)}
 
-    def _embed(self, encoder: Any, split: str) -> Tensor:
+    def _embed(self, encoder: SentenceEncoder, split: Split) -> Tensor:
         return embed(encoder, self.tokenizer, [example.text for example in self.texts[split]], max_tokens=self.setting.max_tokens)
 
-    def _accuracy(self, classifier: TopicClassifier, split: str, frozen: bool = False) -> float:
-        vectors = self.vectors[split] if frozen else self._embed(classifier.encoder, split)
+    def _accuracy(self, classifier: TopicClassifier, split: Split, frozen: bool = False) -> float:
+        vectors = self.vectors[split] if frozen else self._embed(cast(SentenceEncoder, classifier.encoder), split)
         names = list(TOPICS)
         predicted = [names[index] for index in classifier.head(vectors).argmax(dim=1).tolist()]
         return accuracy(predicted, self.texts[split])
@@ -175,7 +177,9 @@ class Runs:
 
     def __init__(self, path: Path, setting: Setting) -> None:
         self.path, self.setting = path, setting
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": [], "provenance": {"seconds": 0}}
+        earlier: dict[str, Any] = {"runs": [], "provenance": {"seconds": 0}}
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
         self.settings = json.loads(json.dumps(asdict(setting)))  # as the file has them: tuples as lists
         if earlier.get("settings", self.settings) != self.settings:
             raise SystemExit(f"{path} holds runs with other settings: delete it, or name another file with --out")
@@ -248,8 +252,8 @@ def complete(runs: Runs) -> None:
     for method in METHODS:
         for rate in rates_of(method, setting):
             runs.make(method, rate, setting.seeds[0])
-        while len(tried := runs.tried(method)) < setting.most_rates and (rate := beyond(tried, runs.best_rate(method))):
-            runs.make(method, rate, setting.seeds[0])
+        while len(tried := runs.tried(method)) < setting.most_rates and (further := beyond(tried, runs.best_rate(method))):
+            runs.make(method, further, setting.seeds[0])
         for seed in setting.seeds[1:]:
             runs.make(method, runs.best_rate(method), seed)
 

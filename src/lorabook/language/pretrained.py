@@ -58,7 +58,7 @@ def load_pretrained(
     factory = transformers.AutoModel if kind == "encoder" else transformers.AutoModelForCausalLM
     model = factory.from_pretrained(directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    return cast(nn.Module, model).eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 class SentenceEncoder(nn.Module):
@@ -182,7 +182,7 @@ def _transformers() -> ModuleType:
         raise ModuleNotFoundError(
             "pre-trained models need the library transformers: pip install 'lorabook[hub]'", name="transformers"
         ) from None
-    return cast(ModuleType, transformers)
+    return transformers
 
 
 def _find(name: str, revision: str | None) -> Path:

@@ -36,7 +36,8 @@ from torch.nn import functional as F
 
 from lorabook import LoRAConfig, add_lora, load_adapter, save_adapter
 from lorabook.adapters.peft_keys import tensors_of
-from lorabook.adapters.site import TrainedCopy, layers_named
+from lorabook.adapters.site import layers_named
+from lorabook.adapters.trained_copy import TrainedCopy
 
 FLOAT32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10

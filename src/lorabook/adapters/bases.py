@@ -26,6 +26,11 @@ class OwnBias(nn.Module):
         base: any layer with a parameter called ``bias``.
 
     Source: Ben Zaken et al. 2022 (BitFit).
+
+    Example:
+        >>> layer = OwnBias(nn.Linear(6, 4))
+        >>> [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+        ['bias']
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -46,12 +51,22 @@ class OwnBias(nn.Module):
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is GPT-2's ``Conv1D``, a linear layer that stores its weight as (in_features, out_features)."""
+    """Whether this is GPT-2's ``Conv1D``, a linear layer that stores its weight as (in_features, out_features).
+
+    Example:
+        >>> is_conv1d(nn.Linear(6, 4))
+        False
+    """
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether :class:`~lorabook.LoRALinear` can stand on this layer: one that has sizes, and no layers inside."""
+    """Whether :class:`~lorabook.LoRALinear` can stand on this layer: one that has sizes, and no layers inside.
+
+    Example:
+        >>> is_linear(nn.Linear(6, 4)), is_linear(nn.LayerNorm(6))
+        (True, False)
+    """
     module = module.base if isinstance(module, OwnBias) else module
     if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return False  # nn.MultiheadAttention reads this one's weight and never calls it, so an adapter there would do nothing
@@ -64,6 +79,10 @@ def features(base: nn.Module) -> tuple[int, int]:
 
     Raises:
         TypeError: neither a linear layer nor an embedding.
+
+    Example:
+        >>> features(nn.Linear(6, 4)), features(nn.Embedding(9, 6))
+        ((4, 6), (6, 9))
     """
     if isinstance(base, OwnBias):
         return features(base.base)
@@ -84,6 +103,10 @@ def weight_of(base: nn.Module) -> Tensor:
 
     Raises:
         AdapterError: the layer has no weight of that shape and cannot dequantize one.
+
+    Example:
+        >>> weight_of(nn.Embedding(9, 6)).shape
+        torch.Size([6, 9])
     """
     if isinstance(base, OwnBias):
         return weight_of(base.base)
@@ -108,6 +131,10 @@ def computes_its_weight(base: nn.Module) -> bool:
     """Whether the layer multiplies with its weight and does no more than add a bias, so that adding to the weight is adding to the output.
 
     The classes that are known to do so are not asked; any other is tried on four inputs.
+
+    Example:
+        >>> computes_its_weight(nn.Linear(6, 4))
+        True
     """
     base = base.base if isinstance(base, OwnBias) else base
     if type(base) in (nn.Linear, nn.Embedding) or is_conv1d(base):
@@ -123,26 +150,46 @@ def computes_its_weight(base: nn.Module) -> bool:
 
 
 def embedding_scale(base: nn.Module) -> float | Tensor:
-    """The factor by which some models' embeddings, Gemma's for one, multiply the row that they look up; 1 for others."""
+    """The factor by which some models' embeddings, Gemma's for one, multiply the row that they look up; 1 for others.
+
+    Example:
+        >>> embedding_scale(nn.Embedding(9, 6))
+        1.0
+    """
     scale: float | Tensor = getattr(base, "embed_scale", 1.0)
     return scale
 
 
 def is_transposed(base: nn.Module) -> bool:
-    """Whether the layer stores its weight as (in_features, out_features)."""
+    """Whether the layer stores its weight as (in_features, out_features).
+
+    Example:
+        >>> is_transposed(nn.Linear(6, 4)), is_transposed(nn.Embedding(9, 6))
+        (False, True)
+    """
     base = base.base if isinstance(base, OwnBias) else base
     return is_conv1d(base) or isinstance(base, nn.Embedding)
 
 
 def is_quantized(base: nn.Module) -> bool:
-    """Whether the layer holds no floating-point weight of its own that could be added to."""
+    """Whether the layer holds no floating-point weight of its own that could be added to.
+
+    Example:
+        >>> is_quantized(nn.Linear(6, 4))
+        False
+    """
     base = base.base if isinstance(base, OwnBias) else base
     weight = getattr(base, "weight", None)
     return not (isinstance(weight, Tensor) and weight.is_floating_point())
 
 
 def adapter_options(base: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype for an adapter's tensors: the base's, but never narrower than float32."""
+    """Device and dtype for an adapter's tensors: the base's, but never narrower than float32.
+
+    Example:
+        >>> adapter_options(nn.Linear(6, 4).half())
+        (device(type='cpu'), torch.float32)
+    """
     tensors = [*base.parameters(), *base.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     dtype = torch.promote_types(floating[0].dtype, torch.float32) if floating else torch.float32

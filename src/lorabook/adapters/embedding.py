@@ -82,6 +82,11 @@ class LoRAEmbedding(LoRALinear):
 
 
 def looked_up(base: nn.Module, ids: Tensor, table: Tensor) -> Tensor:
-    """Rows of a table as the embedding looks up its own: the padding token's takes no gradient, frequent ones' are shared out."""
+    """Rows of a table as the embedding looks up its own: the padding token's takes no gradient, frequent ones' are shared out.
+
+    Example:
+        >>> looked_up(nn.Embedding(3, 4), torch.tensor([2]), torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]))
+        tensor([[4., 5.]])
+    """
     padding, by_frequency = base.padding_idx, base.scale_grad_by_freq
     return F.embedding(ids, table, padding_idx=padding, scale_grad_by_freq=by_frequency)  # type: ignore[arg-type]

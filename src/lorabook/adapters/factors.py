@@ -59,7 +59,13 @@ def layer_from(
 
 
 def factors_of(layer: LoRALinear) -> tuple[Tensor, Tensor]:
-    r"""A and B such that the layer's low-rank update is :math:`s B A`; those of PiSSA and OLoRA have twice the layer's rank."""
+    r"""A and B such that the layer's low-rank update is :math:`s B A`; those of PiSSA and OLoRA have twice the layer's rank.
+
+    Example:
+        >>> A, B = factors_of(DecomposedLoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0))
+        >>> A.shape, B.shape
+        (torch.Size([4, 6]), torch.Size([4, 4]))
+    """
     return layer.factors() if isinstance(layer, DecomposedLoRALinear) else (layer.lora_A, layer.lora_B)
 
 
@@ -78,5 +84,10 @@ def cut(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether what the layer adds is s B A and nothing else."""
+    """Whether what the layer adds is s B A and nothing else.
+
+    Example:
+        >>> is_plain(LoRALinear(nn.Linear(6, 4), 2, 8.0)), is_plain(DoRALinear(nn.Linear(6, 4), 2, 8.0))
+        (True, False)
+    """
     return isinstance(layer, LoRALinear) and not isinstance(layer, DoRALinear) and not isinstance(layer.base, OwnBias)

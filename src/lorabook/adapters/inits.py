@@ -20,6 +20,10 @@ def kaiming(rank: int, in_features: int, generator: torch.Generator | None) -> T
         A, (rank, in_features), float32.
 
     Source: the reference code of Hu et al. 2021 (microsoft/LoRA), which departs from the paper here.
+
+    Example:
+        >>> bool(kaiming(2, 100, None).abs().max() <= 0.1)
+        True
     """
     bound = 1 / math.sqrt(in_features)
     return torch.empty(rank, in_features, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
@@ -34,6 +38,10 @@ def gaussian(rank: int, in_features: int, generator: torch.Generator | None) -> 
         A, (rank, in_features), float32.
 
     Source: Hu et al. 2021 (LoRA), section 4.1.
+
+    Example:
+        >>> gaussian(2, 6, None).shape
+        torch.Size([2, 6])
     """
     return torch.empty(rank, in_features, dtype=torch.float32).normal_(0, 1 / rank, generator=generator)
 
@@ -45,6 +53,11 @@ def orthogonal(rank: int, in_features: int, generator: torch.Generator | None) -
         A, (rank, in_features), float32.
 
     Source: Saxe et al. 2014.
+
+    Example:
+        >>> A = orthogonal(2, 6, None)
+        >>> torch.allclose(A @ A.T, torch.eye(2), atol=1e-6)
+        True
     """
     normal = torch.empty(in_features, rank, dtype=torch.float32).normal_(generator=generator)
     q, r = torch.linalg.qr(normal)  # (in, r): the signs of R's diagonal make Q uniform
@@ -64,6 +77,11 @@ def pissa(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
         A (r, in_features) and B (out_features, r).
 
     Source: Meng et al. 2024 (PiSSA), section 3.
+
+    Example:
+        >>> A, B = pissa(torch.diag(torch.tensor([3.0, 1.0])), rank=1, scaling=2.0)
+        >>> torch.allclose(2 * B @ A, torch.diag(torch.tensor([3.0, 0.0])), atol=1e-6)
+        True
     """
     u, singular_values, vh = truncated_svd(weight, rank)
     root = (singular_values / scaling).sqrt()
@@ -82,6 +100,11 @@ def olora(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
         A (r, in_features) and B (out_features, r).
 
     Source: Büyükakyüz 2024 (OLoRA), section 3.
+
+    Example:
+        >>> A, B = olora(torch.diag(torch.tensor([3.0, 1.0])), rank=1, scaling=2.0)
+        >>> torch.allclose(B @ A, torch.diag(torch.tensor([3.0, 0.0])), atol=1e-6)
+        True
     """
     q, r = torch.linalg.qr(weight)
     return r[:rank].contiguous(), q[:, :rank].contiguous()

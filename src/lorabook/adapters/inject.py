@@ -15,8 +15,9 @@ from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.inits import DECOMPOSITIONS, INITS
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import DISABLED, Site, TrainedCopy, backbone, check_new_name, check_settled, install, layers_named, own, places
+from lorabook.adapters.site import DISABLED, Site, backbone, check_new_name, check_settled, install, layers_named, own, places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
+from lorabook.adapters.trained_copy import TrainedCopy
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,13 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
 
 
 def build_all(model: nn.Module, paths: list[str], build: Callable[[str], nn.Module]) -> dict[str, nn.Module]:
-    """Build a layer for each path, one for a base that stands in two places; an error leaves the model as it was."""
+    """Build a layer for each path, one for a base that stands in two places; an error leaves the model as it was.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> list(build_all(model, ["0"], lambda path: LoRALinear(model[0], rank=2, alpha=8.0)))
+        ['0']
+    """
     if "" in paths:
         raise AdapterError("the model is one layer, which nothing holds: put it into an nn.Sequential")
     own_modules = dict(backbone(model))
@@ -154,7 +161,12 @@ def build_all(model: nn.Module, paths: list[str], build: Callable[[str], nn.Modu
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """Path and layer of every LoRA layer in use; one that stands in two places comes twice."""
+    """Path and layer of every LoRA layer in use; one that stands in two places comes twice.
+
+    Example:
+        >>> [path for path, _ in lora_layers(nn.Sequential(nn.ReLU(), LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))]
+        ['1']
+    """
     for path, place in places(model):
         layer = place if isinstance(place, LoRALinear) else place.current
         if isinstance(layer, LoRALinear):

@@ -191,7 +191,13 @@ class LoRALinear(nn.Module):
 
 
 def check_linear(base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
-    """Refuse a base that is no linear layer, and what :func:`check_ranges` refuses."""
+    """Refuse a base that is no linear layer, and what :func:`check_ranges` refuses.
+
+    Example:
+        >>> check_linear(nn.Linear(6, 4), rank=5, alpha=8.0, dropout=0.0)
+        Traceback (most recent call last):
+        ValueError: rank must be 1..4 for a 4x6 layer, got 5
+    """
     if isinstance(base, nn.Embedding):
         raise TypeError("base must be an nn.Linear or another linear layer, got Embedding: use LoRAEmbedding")
     check_ranges(base, rank, alpha, dropout)
@@ -203,6 +209,11 @@ def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> No
     Raises:
         TypeError: the base has no features to adapt.
         ValueError: a number outside its range.
+
+    Example:
+        >>> check_ranges(nn.Linear(6, 4), rank=2, alpha=8.0, dropout=1.0)
+        Traceback (most recent call last):
+        ValueError: dropout must be at least 0 and below 1, got 1.0
     """
     out_features, in_features = features(base)
     largest = min(out_features, in_features)
@@ -215,7 +226,12 @@ def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> No
 
 
 def is_number(value: object) -> bool:
-    """Whether the value is a finite real number."""
+    """Whether the value is a finite real number.
+
+    Example:
+        >>> is_number(0.5), is_number(float("nan")), is_number(10**400), is_number("1")
+        (True, False, False, False)
+    """
     try:
         return not isinstance(value, bool | str) and math.isfinite(value)  # type: ignore[arg-type]
     except (TypeError, OverflowError):

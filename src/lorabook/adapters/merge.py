@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.inject import lora_layers
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import Site, TrainedCopy, check_settled, places, replace
+from lorabook.adapters.site import Site, check_settled, places, replace
 from lorabook.adapters.targets import shared_weights
+from lorabook.adapters.trained_copy import TrainedCopy
 
 NO_LORA = "the model has no LoRA: add_lora(model, LoRAConfig(...)) first"
 
@@ -129,7 +130,12 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
 
 
 def plain(place: LoRALinear | Site, *, merge: bool) -> nn.Module:
-    """What is to stand at a place without adapters; with ``merge``, the biases and modules that its active layer trained."""
+    """What is to stand at a place without adapters; with ``merge``, the biases and modules that its active layer trained.
+
+    Example:
+        >>> plain(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0), merge=False)
+        Linear(in_features=6, out_features=4, bias=True)
+    """
     layer = place.current if isinstance(place, Site) else place
     if merge and isinstance(layer, TrainedCopy):
         return layer.module.to(layer.outer.dtype).requires_grad_(False)

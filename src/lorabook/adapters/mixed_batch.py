@@ -28,6 +28,11 @@ class MixedRows:
     Args:
         place: what stands there.
         names: each row's adapter; None, or one that has no layer here, means the base alone.
+
+    Example:
+        >>> rows = MixedRows(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0), ["default", None])
+        >>> rows(torch.randn(2, 3, 6)).shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(self, place: LoRALinear | Site, names: Sequence[str | None]) -> None:

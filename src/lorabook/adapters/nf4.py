@@ -50,6 +50,10 @@ class NF4(NamedTuple):
         scale_codes: each block's largest magnitude, less the mean, in 8 bits, (blocks,) int8.
         scale_scales: the scale of each 256 of those, (ceil(blocks / 256),) float32.
         scale_mean: the mean of the blocks' largest magnitudes, () float32.
+
+    Example:
+        >>> [part.dtype for part in quantize_nf4(torch.randn(64, 96))]
+        [torch.uint8, torch.int8, torch.float32, torch.float32]
     """
 
     codes: Tensor

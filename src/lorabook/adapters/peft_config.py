@@ -37,6 +37,10 @@ class PeftConfig:
         exclude_modules: likewise, of layers that are not adapted though targeted.
         lora_dropout, use_rslora, use_dora, bias, modules_to_save: as PEFT means them.
         rank_pattern, alpha_pattern: by regular expression; the first that matches the end of a path counts.
+
+    Example:
+        >>> PeftConfig(r=2, lora_alpha=8.0, target_modules=frozenset({"q_proj"})).targets("blocks.0.q_proj")
+        True
     """
 
     r: int
@@ -82,6 +86,10 @@ def parse_config(content: bytes, where: str) -> PeftConfig:
     Raises:
         AdapterError: not JSON, no LoRA, a setting that is missing, of the wrong type, out of range, or that this package does not
             implement and that is not off.
+
+    Example:
+        >>> parse_config(b'{"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["q_proj"]}', "adapter_config.json").r
+        2
     """
     try:
         raw = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -121,7 +129,13 @@ def parse_config(content: bytes, where: str) -> PeftConfig:
 
 
 def dump_config(config: PeftConfig, *, base_name: str | None, fan_in_fan_out: bool) -> bytes:
-    """The file's content, keys sorted as PEFT does it."""
+    """The file's content, keys sorted as PEFT does it.
+
+    Example:
+        >>> content = dump_config(PeftConfig(r=2, lora_alpha=8.0, target_modules=None), base_name=None, fan_in_fan_out=False)
+        >>> parse_config(content, "adapter_config.json").lora_alpha
+        8.0
+    """
     given = {field.name: getattr(config, field.name) for field in fields(config)}
     raw = {
         **{key: sorted(value) if isinstance(value, frozenset) else value for key, value in given.items()},
@@ -137,10 +151,13 @@ def dump_config(config: PeftConfig, *, base_name: str | None, fan_in_fan_out: bo
 
 
 def check_pattern(pattern: str, where: str) -> None:
-    """Refuse a regular expression that does not compile, or that could take very long: files come from strangers.
+    r"""Refuse a regular expression that does not compile, or that could take very long: files come from strangers.
 
     Raises:
         AdapterError: as said.
+
+    Example:
+        >>> check_pattern(r"blocks\.\d+\.(q|v)_proj", "adapter_config.json")
     """
     if len(pattern) > _LONGEST_PATTERN or _ways(pattern) > _MOST_WAYS:
         raise AdapterError(

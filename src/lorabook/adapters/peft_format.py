@@ -16,8 +16,9 @@ from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.peft_config import PeftConfig, dump_config, endings, parse_config
 from lorabook.adapters.peft_keys import tensors_of
 from lorabook.adapters.peft_read import build_layers, largest_bytes
-from lorabook.adapters.site import TrainedCopy, backbone, check_new_name, check_settled, install, layers_named
+from lorabook.adapters.site import backbone, check_new_name, check_settled, install, layers_named
 from lorabook.adapters.storage import CONFIG, check_case, locate, read_pair, write_pair
+from lorabook.adapters.trained_copy import TrainedCopy
 
 
 def save_adapter(model: nn.Module, directory: str | Path, name: str = "default") -> Path:

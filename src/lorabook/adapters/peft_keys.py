@@ -9,7 +9,7 @@ from lorabook.adapters.dora import DoRALinear
 from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.factors import factors_of
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import TrainedCopy
+from lorabook.adapters.trained_copy import TrainedCopy
 
 PREFIX = "base_model.model."
 PARTS = {
@@ -23,7 +23,12 @@ PARTS = {
 
 
 def tensors_of(path: str, layer: nn.Module) -> dict[str, Tensor]:
-    """A layer's own tensors under PEFT's names; those of PiSSA and OLoRA as the change since the start, at twice the rank."""
+    """A layer's own tensors under PEFT's names; those of PiSSA and OLoRA as the change since the start, at twice the rank.
+
+    Example:
+        >>> list(tensors_of("q_proj", LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))
+        ['base_model.model.q_proj.lora_A.weight', 'base_model.model.q_proj.lora_B.weight']
+    """
     key = PREFIX + path
     if isinstance(layer, TrainedCopy):
         return {f"{key}.{name}": tensor for name, tensor in layer.module.state_dict().items()}
@@ -47,6 +52,11 @@ def sort_tensors(tensors: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor
 
     Raises:
         AdapterError: a name that does not begin as PEFT's do, or two names for one tensor.
+
+    Example:
+        >>> layers, rest = sort_tensors(tensors_of("q_proj", LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))
+        >>> list(layers["q_proj"]), rest
+        (['A', 'B'], {})
     """
     layers: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}

@@ -13,14 +13,20 @@ from lorabook.adapters.factors import layer_from
 from lorabook.adapters.inject import build_all
 from lorabook.adapters.peft_config import PeftConfig, endings
 from lorabook.adapters.peft_keys import sort_tensors
-from lorabook.adapters.site import TrainedCopy, backbone, places
+from lorabook.adapters.site import backbone, places
+from lorabook.adapters.trained_copy import TrainedCopy
 
 LARGEST_RANK_RATIO = 4
 """No adapter's rank is larger than this many times the layer's larger side."""
 
 
 def largest_bytes(model: nn.Module) -> int:
-    """No file of tensors for this model is larger: 64 bytes for each of its numbers, and a mebibyte for names."""
+    """No file of tensors for this model is larger: 64 bytes for each of its numbers, and a mebibyte for names.
+
+    Example:
+        >>> largest_bytes(nn.Linear(6, 4)) - 2**20
+        1792
+    """
     return 2**20 + 64 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
 
 
@@ -29,6 +35,13 @@ def build_layers(model: nn.Module, config: PeftConfig, tensors: dict[str, Tensor
 
     Raises:
         AdapterError: tensors, config and model disagree.
+
+    Example:
+        >>> factors = {"lora_A": torch.ones(2, 6), "lora_B": torch.ones(4, 2)}
+        >>> tensors = {f"base_model.model.0.{part}.weight": factor for part, factor in factors.items()}
+        >>> config = PeftConfig(r=2, lora_alpha=8.0, target_modules=None)
+        >>> build_layers(nn.Sequential(nn.Linear(6, 4)), config, tensors, "folder")["0"].scaling
+        4.0
     """
     factors, rest = sort_tensors(tensors)
     modules = dict(backbone(model))

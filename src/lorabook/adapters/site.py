@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.linear import LoRALinear
@@ -20,7 +16,7 @@ from lorabook.adapters.linear import LoRALinear
 class Site(nn.Module):
     """A base and the layers that stand in for it, at most one at a time.
 
-    A layer is a :class:`~lorabook.LoRALinear`, an :class:`OwnBias` or a :class:`TrainedCopy`. The site owns the base; a layer
+    A layer is a :class:`~lorabook.LoRALinear`, an ``OwnBias`` or a ``TrainedCopy``. The site owns the base; a layer
     over it only borrows it, so that parameters and state dicts hold the base once, as ``base``, and each adapter's own tensors
     under ``layers.<name>``.
 
@@ -80,54 +76,17 @@ class Site(nn.Module):
         return self.base(*inputs, **named) if self.current is None else self.current(*inputs, **named)
 
 
-class TrainedCopy(nn.Module):
-    """A copy of a module, trained in full; in float32 where the module is in half precision.
-
-    Args:
-        module: what to copy. It is frozen.
-    """
-
-    outer: Tensor
-    inner: Tensor
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        outer = next((parameter.dtype for parameter in module.parameters()), torch.float32)
-        inner = torch.promote_types(outer, torch.float32)
-        self.module = copy.deepcopy(module).to(inner).requires_grad_(True)
-        module.requires_grad_(False)
-        # Empty tensors rather than attributes, so that model.double() and the like change these dtypes too.
-        self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
-        self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The copy's weight, in the dtype that the module itself would have."""
-        return self.module.get_parameter("weight").to(self.outer.dtype)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """Its bias, likewise."""
-        return None if self.module.bias is None else self.module.get_parameter("bias").to(self.outer.dtype)
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the copy makes of the inputs, in the dtype that the module itself would give."""
-        if self.inner.dtype == self.outer.dtype:
-            return self.module(*inputs, **named)
-        inputs, named = (tree_map(partial(_recast, self.outer.dtype, self.inner.dtype), given) for given in (inputs, named))
-        return tree_map(partial(_recast, self.inner.dtype, self.outer.dtype), self.module(*inputs, **named))
-
-
-def _recast(old: torch.dtype, new: torch.dtype, value: Any) -> Any:
-    return value.to(new) if isinstance(value, Tensor) and value.dtype == old else value
-
-
 DISABLED: WeakSet[nn.Module] = WeakSet()
 """Places inside an adapter_disabled block, which puts back what it found when it ends. Copies made in the block are not among them."""
 
 
 def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:
-    """Path and module of every place that is adapted; one that stands in two places comes twice."""
+    """Path and module of every place that is adapted; one that stands in two places comes twice.
+
+    Example:
+        >>> [path for path, _ in places(nn.Sequential(nn.ReLU(), LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))]
+        ['1']
+    """
     if isinstance(model, LoRALinear | Site):
         yield path, model
         return
@@ -137,12 +96,22 @@ def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear |
 
 
 def layers_of(place: LoRALinear | Site) -> dict[str, nn.Module]:
-    """The layers of a place by the name of their adapter; a bare :class:`LoRALinear` belongs to "default"."""
+    """The layers of a place by the name of their adapter; a bare :class:`LoRALinear` belongs to "default".
+
+    Example:
+        >>> list(layers_of(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))
+        ['default']
+    """
     return {"default": place} if isinstance(place, LoRALinear) else dict(place.layers.items())
 
 
 def backbone(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of everything that the model had before it was adapted, under its paths from then."""
+    """Path and module of everything that the model had before it was adapted, under its paths from then.
+
+    Example:
+        >>> [path for path, _ in backbone(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))]
+        ['', '0']
+    """
     if isinstance(model, LoRALinear | Site):
         model = model.base
     yield path, model
@@ -188,6 +157,10 @@ def layers_named(model: nn.Module, name: str) -> dict[str, nn.Module]:
 
     Raises:
         AdapterError: no adapter has that name.
+
+    Example:
+        >>> list(layers_named(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)), "default"))
+        ['0']
     """
     found = {path: layers_of(place)[name] for path, place in places(model) if name in layers_of(place)}
     if not found:
@@ -201,6 +174,9 @@ def check_new_name(model: nn.Module, name: str) -> None:
 
     Raises:
         AdapterError: the name is taken, or is not made of letters, digits, "_" and "-".
+
+    Example:
+        >>> check_new_name(nn.Sequential(nn.Linear(6, 4)), "sql")
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or hasattr(nn.ModuleDict(), name):
         raise AdapterError(f"a name is 1 to 100 letters, digits, '_' or '-', and no attribute of ModuleDict, got {name!r}")
@@ -213,6 +189,9 @@ def check_settled(model: nn.Module, what: str, *, while_disabled: bool = False) 
 
     Raises:
         AdapterError: as said.
+
+    Example:
+        >>> check_settled(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)), "switching")
     """
     for path, place in places(model):
         if "forward" in place.__dict__:
@@ -228,6 +207,12 @@ def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
 
     The sole adapter of a model, if called "default", stands bare where it can: the module at its path is the
     :class:`~lorabook.LoRALinear` itself. In every other case each place becomes a :class:`Site`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> install(model, "sql", {"0": LoRALinear(model[0], rank=2, alpha=8.0)})
+        >>> active_adapter(model)
+        'sql'
     """
     bare = name == "default" and not adapter_names(model)
     model.requires_grad_(False)
@@ -251,7 +236,14 @@ def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
 
 
 def activate(model: nn.Module, name: str | None) -> None:
-    """Use one adapter alone, or none; its parameters train, all others' do not."""
+    """Use one adapter alone, or none; its parameters train, all others' do not.
+
+    Example:
+        >>> model = nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0))
+        >>> activate(model, None)
+        >>> any(parameter.requires_grad for parameter in model.parameters())
+        False
+    """
     for _, place in places(model):
         for owner, layer in layers_of(place).items():
             for parameter in own(layer):
@@ -263,7 +255,12 @@ def activate(model: nn.Module, name: str | None) -> None:
 
 
 def own(layer: nn.Module) -> list[nn.Parameter]:
-    """An adapter layer's own parameters, without those of its base."""
+    """An adapter layer's own parameters, without those of its base.
+
+    Example:
+        >>> [tuple(parameter.shape) for parameter in own(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0))]
+        [(2, 6), (4, 2)]
+    """
     frozen = set()
     if isinstance(layer, LoRALinear):
         frozen = set((layer.base.base if isinstance(layer.base, OwnBias) else layer.base).parameters())
@@ -271,6 +268,13 @@ def own(layer: nn.Module) -> list[nn.Parameter]:
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path of the model."""
+    """Put a module at a path of the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(6, 4))
+        >>> replace(model, "0", nn.ReLU())
+        >>> model[0]
+        ReLU()
+    """
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

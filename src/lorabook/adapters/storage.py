@@ -24,6 +24,13 @@ def write_pair(directory: Path, config: bytes, tensors: dict[str, Tensor], metad
 
     Raises:
         OSError: the directory cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_pair(Path(folder), b"{}", {"A": torch.ones(2)}, {})
+        ...     read_pair(Path(folder), 2**20)
+        (b'{}', {'A': tensor([1., 1.])}, {})
     """
     from safetensors.torch import save  # here, so that importing the package does not load it
 
@@ -50,6 +57,11 @@ def check_case(target: Path) -> None:
 
     Raises:
         AdapterError: there is one.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_case(Path(folder) / "sql")
     """
     there = [child.name for child in target.parent.iterdir()] if target.parent.is_dir() else []
     other = next((name for name in there if name != target.name and name.lower() == target.name.lower()), None)
@@ -77,7 +89,14 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def holds_adapter(directory: Path) -> bool:
-    """Whether there is a config, final or complete but not yet under its name."""
+    """Whether there is a config, final or complete but not yet under its name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     holds_adapter(Path(folder))
+        False
+    """
     return (directory / CONFIG).exists() or (directory / f"{CONFIG}.new").exists()
 
 
@@ -86,6 +105,13 @@ def locate(directory: Path, name: str) -> Path:
 
     Raises:
         AdapterError: not there, one of several and none of that name, or a subfolder that is a link to elsewhere.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_pair(Path(folder) / "sql", b"{}", {}, {})
+        ...     locate(Path(folder), "sql").name
+        'sql'
     """
     if name != "default" and holds_adapter(directory / name):
         if (directory / name).resolve().parent != directory.resolve():
@@ -105,6 +131,14 @@ def read_pair(directory: Path, largest_bytes: int) -> tuple[bytes, dict[str, Ten
     Raises:
         AdapterError: a file that is missing, not a plain file, outside the directory, too large or not safetensors; a tensor that
             is not of floating-point numbers or not finite.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_pair(Path(folder), b"{}", {"A": torch.ones(2)}, {"format": "pt"})
+        ...     content, tensors, metadata = read_pair(Path(folder), 2**20)
+        >>> tensors["A"].shape
+        torch.Size([2])
     """
     pending = (directory / f"{CONFIG}.new").exists()
     config = _plain_file(directory, f"{CONFIG}.new" if pending else CONFIG)

@@ -33,6 +33,10 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
 
     Raises:
         AdapterError: a target matches nothing; the message lists what there is.
+
+    Example:
+        >>> matching_layers(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5)), ("2",))
+        ['2']
     """
     layers = {path: module for path, module in _open_to_adapters(model) if is_linear(module) or isinstance(module, nn.Embedding)}
     if targets == ALL_LINEAR:
@@ -54,6 +58,10 @@ def matching_modules(model: nn.Module, targets: Iterable[Target], adapted: Itera
 
     Raises:
         AdapterError: a target matches nothing, or modules overlap.
+
+    Example:
+        >>> matching_modules(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4)), ("1",), ["0"])
+        ['1']
     """
     modules = [path for path, _ in _open_to_adapters(model) if path]
     for target in targets:
@@ -69,12 +77,23 @@ def matching_modules(model: nn.Module, targets: Iterable[Target], adapted: Itera
 
 
 def value_for(path: str, patterns: Mapping[Target, Value], default: Value) -> Value:
-    """The value of the first pattern that fits the path, else the default."""
+    """The value of the first pattern that fits the path, else the default.
+
+    Example:
+        >>> value_for("blocks.0.q_proj", {"q_proj": 4}, 8), value_for("blocks.0.v_proj", {"q_proj": 4}, 8)
+        (4, 8)
+    """
     return next((value for target, value in patterns.items() if fits(path, target)), default)
 
 
 def shared_weights(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
-    """Paths and modules that hold weight matrices in one stretch of memory, for each stretch that more than one path leads to."""
+    """Paths and modules that hold weight matrices in one stretch of memory, for each stretch that more than one path leads to.
+
+    Example:
+        >>> layer = nn.Linear(6, 6)
+        >>> [[path for path, _ in group] for group in shared_weights(nn.Sequential(layer, nn.ReLU(), layer))]
+        [['0', '2']]
+    """
     held = [
         (str(parameter.device), *_stretch(parameter), path, module)
         for path, module in backbone(model)

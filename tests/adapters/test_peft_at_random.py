@@ -12,7 +12,6 @@ import peft_agreement
 from random_adapters import KINDS
 
 save = peft_agreement.save_adapter
-RESULTS = json.loads((Path(__file__).parents[2] / "assets/results/peft_agreement.json").read_text())["draws"]
 
 
 @pytest.mark.slow
@@ -26,15 +25,16 @@ def test_a_slice_of_the_thousand_random_configurations_computes_what_peft_does(n
 def test_the_command_fails_where_the_libraries_disagree(monkeypatch, tmp_path):
     move = peft_agreement.move_adapter
     monkeypatch.setattr(peft_agreement, "save_adapter", lambda model, folder: (save(model, folder), move(model, 1e-4)))
-    monkeypatch.setattr(sys, "argv", ["peft_agreement.py", "--number", "2", "--out", str(tmp_path / "x.json")])
+    monkeypatch.setattr(sys, "argv", ["experiments/peft_agreement.py", "--number", "2", "--out", str(tmp_path / "x.json")])
     with pytest.raises(SystemExit, match="do not agree"):
         peft_agreement.main()
     assert json.loads((tmp_path / "x.json").read_text())["draws"]["harsh"]["0"]["failures"] == [0, 1]
 
 
 def test_the_committed_results_are_those_of_a_thousand_configurations_of_each_draw_and_none_failed():
-    assert RESULTS.keys() == KINDS.keys()
-    for name, runs in RESULTS.items():
+    draws = json.loads((Path(__file__).parents[2] / "assets/results/peft_agreement.json").read_text())["draws"]
+    assert draws.keys() == KINDS.keys()
+    for name, runs in draws.items():
         assert len(runs) == 3
         for run in runs.values():
             assert run["configurations"] == 1000

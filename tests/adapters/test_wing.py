@@ -37,7 +37,7 @@ def public_objects():
                 yield pytest.param(found, id=f"{file.stem}.{name}")
 
 
-@pytest.mark.parametrize("found", public_objects())
+@pytest.mark.parametrize("found", list(public_objects()))
 def test_every_public_function_and_class_of_the_wing_has_an_example_that_runs(found):
     examples = doctest.DocTestParser().get_examples(found.__doc__ or "")
     assert examples, "no example"

@@ -20,32 +20,45 @@ def steps_done(path):
     return len(read_checkpoint(path)[0]["losses"]) if path.exists() else 0
 
 
+def changed(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def wait_for_change(path, before, process):
+    while process.is_alive() and changed(path) == before:
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs the signals of a POSIX system")
 def test_killed_twenty_times_a_run_ends_with_the_same_adapter_bit_for_bit(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.killed_run"])  # PyTorch is imported once, not for every kill
+    context.set_forkserver_preload(["lorabook.training.loop", "safetensors.torch"])  # PyTorch is imported once, not for every kill
     path, rng = tmp_path / "run.safetensors", random.Random(20)
 
+    first = context.Process(target=run, args=(tmp_path / "first.safetensors", None, 1))
+    first.start()  # so that what follows does not wait for PyTorch to be imported
+    first.join(120)
+    whole_path = tmp_path / "whole.safetensors"
     start = time.perf_counter()
-    whole = context.Process(target=run, args=(tmp_path / "whole.safetensors", tmp_path / "expected"))
+    whole = context.Process(target=run, args=(whole_path, tmp_path / "expected"))
     whole.start()
+    wait_for_change(whole_path, 0, whole)
+    start_seconds = time.perf_counter() - start
     whole.join(120)
     assert whole.exitcode == 0
-    longest = (time.perf_counter() - start) / 4
+    step_seconds = read_checkpoint(whole_path)[1]["tally"]["seconds"] / STEPS
 
     kills, reached = 0, [0]
     while kills < KILLS:
-        process = context.Process(target=run, args=(path,))
+        process, before = context.Process(target=run, args=(path,)), changed(path)
         process.start()
-        # Half of the waits begin when a step is done, so that they end in the middle of later steps and writes however slow the start is.
-        if kills % 2:
-            before = path.stat().st_mtime_ns if path.exists() else 0
-            while process.is_alive() and (path.stat().st_mtime_ns if path.exists() else 0) == before:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.02))
+        # Most waits begin with a step that is done, so that they end somewhere in a later step or write, however slow the start is.
+        if kills % 4:
+            wait_for_change(path, before, process)
+            time.sleep(rng.uniform(0, 4 * step_seconds))
         else:
-            time.sleep(rng.uniform(0, longest))
+            time.sleep(rng.uniform(0, start_seconds))
         process.kill()
         process.join(30)
         reached.append(steps_done(path))
@@ -56,7 +69,6 @@ def test_killed_twenty_times_a_run_ends_with_the_same_adapter_bit_for_bit(tmp_pa
     assert kills == KILLS, f"the run was over after {kills} kills: {reached}"
     assert 0 < reached[-1] < STEPS
     assert len(set(reached)) > 5
-    print("REACHED", reached)
 
     last = context.Process(target=run, args=(path, tmp_path / "found"))
     last.start()
@@ -64,7 +76,7 @@ def test_killed_twenty_times_a_run_ends_with_the_same_adapter_bit_for_bit(tmp_pa
     assert last.exitcode == 0
     expected, found = load_file(tmp_path / "expected"), load_file(tmp_path / "found")
     assert same(expected, found)
-    ours, theirs = (read_checkpoint(file)[0] for file in (path, tmp_path / "whole.safetensors"))
+    ours, theirs = (read_checkpoint(file)[0] for file in (path, whole_path))
     assert same(ours, theirs)  # the losses and the moments, too
 
 

@@ -14,6 +14,9 @@ def adapted_gpt(dropout=0.0, seed=0, **config):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPT(GPTConfig(vocab_size=VOCAB_SIZE, context=24, n_layer=2, n_head=2, n_embd=6))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # wider than a GPT begins, so that no gradient is lost in rounding
+                torch.nn.init.normal_(parameter, std=0.4)
         add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets="all-linear", dropout=dropout, **config))
         for name, parameter in model.named_parameters():
             if name.endswith("lora_B"):  # away from zero, so that A has a gradient

@@ -109,7 +109,7 @@ def data_parallel(model: nn.Module) -> tuple[nn.Module, Traffic]:
     if rank_count() == 1:
         return model, traffic
 
-    def add_up(_: object, bucket: Any) -> torch.futures.Future[Tensor]:
+    def add_up(bucket: Any) -> torch.futures.Future[Tensor]:
         buffer: Tensor = bucket.buffer()
         traffic.gradient_bytes += buffer.nbytes
         work = dist.all_reduce(buffer, async_op=True)
@@ -120,7 +120,8 @@ def data_parallel(model: nn.Module) -> tuple[nn.Module, Traffic]:
     fixed = [name for name, _ in model.named_buffers(remove_duplicate=False)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*frozen, *fixed])  # type: ignore[no-untyped-call]
     parallel = DistributedDataParallel(model)
-    parallel.register_comm_hook(None, add_up)
+    # The registration refuses annotations that are strings, as all are in this file.
+    parallel.register_comm_hook(None, lambda _, bucket: add_up(bucket))
     return parallel, traffic
 
 

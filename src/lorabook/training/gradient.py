@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lorabook.language.likelihood import Example, negative_log_likelihood, pad_batch
+from lorabook.language.likelihood import IGNORE, Example, negative_log_likelihood, pad_batch
 from lorabook.training.batches import count_targets
-from lorabook.training.distributed import share
+from lorabook.training.distributed import rank_count, share
 from lorabook.training.runtime import autocast
 
 
@@ -56,12 +57,14 @@ def accumulate_gradient(
     if not target_tokens:
         raise ValueError("the batch has no target token: every example needs a label")
     device = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
-    own = share(batch)
-    size = micro_batch_size or len(own)
+    own, largest = share(batch), math.ceil(len(batch) / rank_count())
+    size = micro_batch_size or largest
     loss = torch.zeros((), device=device)
-    for start in range(0, len(own), size):
-        input_ids, labels = (part.to(device, non_blocking=True) for part in pad_batch(own[start : start + size]))
-        waits = isinstance(model, DistributedDataParallel) and start + size < len(own)
+    for start in range(0, largest, size):
+        # Sharded weights meet in each pass, so every rank makes as many, the last one with a sequence without labels if need be.
+        micro_batch = own[start : start + size] or [(batch[0][0], [IGNORE] * len(batch[0][1]))]
+        input_ids, labels = (part.to(device, non_blocking=True) for part in pad_batch(micro_batch))
+        waits = isinstance(model, DistributedDataParallel) and start + size < largest
         with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with autocast(device, precision):
                 logits = model(input_ids)

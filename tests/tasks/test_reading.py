@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,21 @@ def test_another_thing_in_the_passage_has_the_same_column_with_another_value(exa
     rivals = [fact for fact in facts if fact[0] != label and fact[1] == column]
     assert rivals
     assert value not in [fact[2] for fact in rivals]
+
+
+def test_the_answer_is_alone_also_where_two_tables_share_a_column_and_its_values():
+    for seed in range(2000):
+        example = ask(random.Random(seed), SEEN["cities"], SEEN["rivers"])
+        assert answers(example.prompt) == [example.answer]
+
+
+def test_the_sentences_about_a_thing_need_not_stand_together():
+    parted = 0
+    for example in examples("train", 300, seed=0):
+        labels = [label for label, _, _ in read(example.passage)[0]]
+        runs = 1 + sum(one != other for one, other in pairwise(labels))
+        parted += runs > len(set(labels))
+    assert parted > 30
 
 
 def said_in(fact, example):

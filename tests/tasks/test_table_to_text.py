@@ -101,6 +101,7 @@ JUDGED = [
     (SENTENCE.replace("of iron", "of stone"), False, 0.8),  # the label's iron is no material
     (SENTENCE.replace("built 300", "built 200"), False, 0.8),  # one mention is not two
     (SENTENCE.replace("300", "3000"), False, 0.6),  # no part of a number is a number
+    (SENTENCE.replace("300", "1300"), False, 0.6),
     (SENTENCE.replace("300", "1,300"), False, 0.6),
     (SENTENCE.replace("300", "300.5"), False, 0.6),
     (SENTENCE.replace("bay", "bayou"), False, 0.8),

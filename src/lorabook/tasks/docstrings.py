@@ -1,9 +1,9 @@
 """What is a function about? Its docstring's first paragraph to one of twelve topics; it knows the language wing and no adapters.
 
 The text and the labels are real: the docstrings are those of the standard library, of this book's libraries and of what these bring with
-them, and the topic is that of the folder in which a file lies. Files are read, not imported. The split is by file, so no file that is
-tested on was trained on, and no paragraph appears twice. Words that would give a topic away, the names of topics, libraries and folders,
-are hidden in every text alike.
+them, and the topic is that of the folder in which a file lies. Files are read, not imported. There are two test sets: "test" holds new
+paragraphs of files that training knows others of, "unseen" those of files of which it knows none. No paragraph appears twice. Words that
+would give a topic away, the names of topics, libraries and folders, are hidden in every text alike.
 
 An example, as the model reads it and as it should answer::
 
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from lorabook.language.likelihood import IGNORE, Example
 from lorabook.language.pretrained import token_ids
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Split = Literal["train", "validation", "test", "unseen"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unseen")
 
 # Where the files of each topic lie. The libraries are PyTorch, Matplotlib and what they install; "python" is the standard library.
 TOPICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -73,9 +73,9 @@ _TELLTALES = frozenset(
 )
 _GENERIC = {"stats", "queue", "stat", "glob", "os", "vector", "random", "statistics", "distributions"}  # ordinary words, kept
 _FEWEST_WORDS = 8  # shorter ones often leave the topic open
-_MOST_OF_A_FILE = 40  # so that no topic is the style of one file
+_MOST_OF_A_FILE = 60  # so that no topic is the style of one file
 _MOST_FILES = 120  # of a topic: reading takes seconds then
-_MOST_OF_A_TOPIC: Mapping[Split, int] = MappingProxyType({"train": 200, "validation": 40, "test": 60})
+_MOST_OF_A_TOPIC: Mapping[Split, int] = MappingProxyType({"train": 200, "validation": 40, "test": 60, "unseen": 60})
 _SKIPPED = {"test", "tests", "__pycache__", "_vendor", "testutils.py"}
 _LARGEST_FILE_BYTES = 200_000  # larger ones are tables more than programs
 
@@ -95,27 +95,34 @@ class Docstring:
     source: str
 
 
-def split_of(source: str) -> Split:
-    """The split of a file, by a hash of its name: four in twenty for validation, five in twenty for the test.
+def split_of(source: str, text: str) -> Split:
+    """The split of a paragraph, by hashes: a quarter of the files is unseen; of the paragraphs in the others a fifth each is for
+    validation and for the test.
+
+    Args:
+        source: library and file.
+        text: the paragraph.
 
     Example:
-        >>> split_of("networkx/relabel.py")
-        'train'
+        >>> split_of("networkx/relabel.py", "Returns a copy with other labels."), split_of("matplotlib/axis.py", "Whatever it says.")
+        ('train', 'unseen')
     """
-    bucket = zlib.crc32(source.encode("utf-8")) % 20
-    return "test" if bucket < 5 else "validation" if bucket < 9 else "train"
+    if _hash(source) % 20 < 5:
+        return "unseen"
+    bucket = _hash(text) % 10
+    return "test" if bucket < 2 else "validation" if bucket < 4 else "train"
 
 
 @cache
 def examples(split: Split) -> tuple[Docstring, ...]:
     """All paragraphs of a split, topic by topic.
 
-    A topic has at most 120 files, a file at most 40 paragraphs, and a topic at most 200 (train), 40 (validation) or 60 (test); where there
-    is more, hashes choose.
+    A topic has at most 120 files, a file at most 60 paragraphs, and a topic at most 200 in training, 40 in validation and 60 in either test
+    set; where there is more, hashes choose.
     Which there are differs a little between versions of Python and of the libraries.
 
     Args:
-        split: train, validation or test.
+        split: train, validation, test (new paragraphs) or unseen (new files).
 
     Raises:
         ValueError: another split.
@@ -131,7 +138,7 @@ def examples(split: Split) -> tuple[Docstring, ...]:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     chosen: list[Docstring] = []
     for topic in TOPICS:
-        of_topic = [example for example in _everything() if example.topic == topic and split_of(example.source) == split]
+        of_topic = [example for example in _everything() if example.topic == topic and split_of(example.source, example.text) == split]
         chosen += sorted(of_topic, key=lambda example: _order(example.text))[: _MOST_OF_A_TOPIC[split]]
     return tuple(chosen)
 
@@ -239,8 +246,12 @@ def _key(text: str) -> str:
     return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8"))
+
+
 def _order(text: str) -> tuple[int, str]:
-    return zlib.crc32(text.encode("utf-8")), text
+    return _hash(text), text
 
 
 def _parts(identifier: str) -> list[str]:

@@ -104,7 +104,7 @@ def split_of(source: str, text: str) -> Split:
         text: the paragraph.
 
     Example:
-        >>> split_of("networkx/relabel.py", "Returns a copy with other labels."), split_of("matplotlib/axis.py", "Whatever it says.")
+        >>> split_of("networkx/relabel.py", "Rename the nodes of a network."), split_of("matplotlib/axis.py", "Whatever it says.")
         ('train', 'unseen')
     """
     if _hash(source) % 20 < 5:

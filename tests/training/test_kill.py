@@ -33,7 +33,8 @@ def wait_for_change(path, before, process):
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs the signals of a POSIX system")
 def test_killed_twenty_times_a_run_ends_with_the_same_adapter_bit_for_bit(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lorabook.training.loop", "safetensors.torch"])  # PyTorch is imported once, not for every kill
+    # Imported once, not for every kill; the last one is what an optimizer imports when it is made.
+    context.set_forkserver_preload(["lorabook.training.loop", "safetensors.torch", "torch._dynamo"])
     path, rng = tmp_path / "run.safetensors", random.Random(20)
 
     first = context.Process(target=run, args=(tmp_path / "first.safetensors", None, 1))
@@ -67,8 +68,8 @@ def test_killed_twenty_times_a_run_ends_with_the_same_adapter_bit_for_bit(tmp_pa
             break
         kills += 1
     assert kills == KILLS, f"the run was over after {kills} kills: {reached}"
-    assert 0 < reached[-1] < STEPS
-    assert len(set(reached)) > 5
+    assert 0 < reached[-1] < STEPS, reached
+    assert len(set(reached)) > 10  # the kills were spread over the run
 
     last = context.Process(target=run, args=(path, tmp_path / "found"))
     last.start()

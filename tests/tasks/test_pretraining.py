@@ -86,11 +86,19 @@ def test_half_of_the_tables_are_made_up_and_every_seen_one_occurs(documents):
     assert sum(tables[name] for name in SEEN) / tables.total() == pytest.approx(0.5, abs=0.03)
 
 
+def in_one_order(sql):
+    """A query with its conditions sorted by column, operator and value: what decides its split."""
+    if not (found := re.fullmatch(r"(.*) WHERE (.*?)((?: GROUP BY| ORDER BY).*)?", sql)):
+        return sql
+    conditions = sorted(found[2].split(" AND "), key=lambda condition: condition.replace("'", "").split(" ", 2))
+    return f"{found[1]} WHERE {' AND '.join(conditions)}{found[3] or ''}"
+
+
 @pytest.mark.parametrize(("split", "buckets"), [("train", range(2, 10)), ("validation", range(1, 2))])
 def test_queries_are_of_their_own_split(split, buckets):
     found = [form.group("sql") for text in generated(800, words=WORDS, seed=2, split=split) if (form := re.fullmatch(FORMS["query"], text))]
     assert len(found) > 100
-    assert {zlib.crc32(sql.encode()) % 10 for sql in found} == set(buckets)
+    assert {zlib.crc32(in_one_order(sql).encode()) % 10 for sql in found} == set(buckets)
 
 
 def test_no_plan_of_a_test_query_is_read():

@@ -8,13 +8,15 @@ what it reads is about tables made up on the spot, so that it learns to look wor
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
+from lorabook.tasks.questions import Query, ask
 from lorabook.tasks.sentences import draw_thing
 from lorabook.tasks.tables import LABELS, SEEN, UNSEEN, Table, number_column, text_column
-from lorabook.tasks.text_to_sql import Query, ask, split_of
+from lorabook.tasks.text_to_sql import split_of
 
 _OPERATORS = {"=": "is", ">": "above", "<": "below", ">=": "from", "<=": "upto"}
 _REDUCTIONS = {"COUNT": "tally", "AVG": "mean", "SUM": "total", "MAX": "top", "MIN": "bottom"}
@@ -45,6 +47,27 @@ def kept_for_testing() -> set[str]:
     return words | set(chain.from_iterable(text.values for table in UNSEEN.values() for text in table.texts))
 
 
+def usable_names(words: Sequence[str]) -> list[str]:
+    """The words that may name a made-up table or column: none of the unseen tables' and none that SQL keeps to itself.
+
+    Example:
+        >>> usable_names(["river", "order", "horse", "stone"])
+        ['river', 'stone']
+    """
+    connection = sqlite3.connect(":memory:")
+
+    def is_name(word: str) -> bool:
+        try:
+            connection.execute(f"SELECT {word} FROM (SELECT 1 AS {word})")  # noqa: S608  # a lower-case word, run in an empty database
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+    kept = kept_for_testing()
+    # A made-up table's name is a plural, so that has to be free too.
+    return sorted(word for word in set(words) if not {word, word + "s"} & kept and is_name(word) and is_name(word + "s"))
+
+
 def made_up_table(rng: random.Random, words: Sequence[str]) -> Table:
     """A table that exists only once, its name, columns and values drawn from ``words``."""
     singular, *names = rng.sample(words, 5)
@@ -68,8 +91,7 @@ def generated(count: int, *, words: Sequence[str], seed: int, split: Literal["tr
         True
     """
     rng = random.Random(f"pretrain-{split}-{seed}")
-    kept = kept_for_testing()
-    usable = sorted(word for word in set(words) if not {word, word + "s"} & kept)  # a made-up table's name is a plural
+    usable = usable_names(words)
     forms: tuple[Callable[[random.Random, Table, Sequence[str], str], str], ...] = (_plan, _query, _passage, _row)
     for _ in range(count):
         table = made_up_table(rng, usable) if rng.random() < _MADE_UP else rng.choice(list(SEEN.values()))

@@ -133,8 +133,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.set_defaults(workers=0)  # one after the other, for the memory and the time
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("gpu.py: needs a GPU that PyTorch can use; to see that the code runs: --quick --device cpu", file=sys.stderr)
+    usable = torch.cuda.is_available() if arguments.device == "cuda" else arguments.quick
+    if not usable:
+        print("gpu.py: needs a GPU that PyTorch can use; to see on a CPU that the code runs: --quick --device cpu", file=sys.stderr)
         raise SystemExit(2)
     with place_of(arguments, TASK_STEPS) as place:
         if not place.quick:

@@ -67,7 +67,7 @@ def environment(packages: Iterable[str] = (), *, device: str | None = None) -> d
         device: in words; this process's when None.
     """
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "device": device or device_name(),
         "python": platform.python_version(),
@@ -221,6 +221,12 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
 def _one_line_lists(text: str) -> str:
     """Put every list of numbers or words on one line."""
     return re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+
+
+def _script() -> str:
+    """The running script, as one names it from the repository's root."""
+    path = Path(sys.argv[0]).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def _git(*arguments: str) -> str:

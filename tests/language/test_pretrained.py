@@ -44,7 +44,7 @@ def tiny_bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     (folder / "words.txt").write_text("\n".join(WORDS), encoding="utf-8")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 30}
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 70}
     model = BertModel(BertConfig(vocab_size=len(WORDS), **sizes))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -24,14 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from provenance import device_name, environment
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lorabook.language.backbone import load_backbone
 from lorabook.language.corpus import HELD_OUT, SOURCES, documents
+from lorabook.language.evaluate import held_out_bits_per_byte
 from lorabook.language.generate import generate
 from lorabook.language.gpt import GPT, GPTConfig
-from lorabook.language.likelihood import Example, bits_per_byte, negative_log_likelihood, pad_batch
+from lorabook.language.likelihood import Example
 from lorabook.language.tokenizer import PIECE, BytePairTokenizer
 from lorabook.tasks.pretraining import generated
 from lorabook.training.loop import TrainingLog, train
@@ -40,7 +42,6 @@ from lorabook.training.runtime import best_device, seed_everything
 # Shares of the tokens. Prose is worth more than its size: documentation is short beside programs.
 _DIET = {"topics": 0.05, "docstrings": 0.20, "python": 0.14, "numpy": 0.08, "matplotlib": 0.08, "generated": 0.45}
 _TOKENIZER_CHARACTERS = 1_500_000  # of each source
-_EVALUATED_BYTES = 150_000  # of each source
 _PROMPTS = ("The following", "def __init__(self", "import ", "rivers(name, country, sea, length, depth)\ncount the rivers in peru\nPLAN:")
 
 
@@ -108,26 +109,6 @@ def generated_windows(words: Sequence[str], tokenizer: BytePairTokenizer, count:
     return np.array(rows, np.uint16)
 
 
-@torch.no_grad()
-def held_out_bits_per_byte(model: GPT, tokenizer: BytePairTokenizer, texts: Iterable[str]) -> float:
-    """Bits per byte over the first part of the texts, each cut into pieces that fit the context."""
-    total, n_bytes, batch = 0.0, 0, list[Example]()
-    device = next(model.parameters()).device
-    for text in texts:
-        if n_bytes >= _EVALUATED_BYTES:
-            break
-        # Every token of the text is predicted, the first of a piece from the end token alone.
-        ids = [tokenizer.end_id, *tokenizer.encode(text)]
-        n_bytes += len(text.encode("utf-8"))
-        for start in range(0, len(ids) - 1, model.config.context - 1):
-            piece = ids[start + 1 : start + model.config.context]
-            batch.append(([tokenizer.end_id, *piece[:-1]], piece))
-    for start in range(0, len(batch), 32):
-        input_ids, labels = (part.to(device) for part in pad_batch(batch[start : start + 32]))
-        total += negative_log_likelihood(model(input_ids), labels)[0].item()
-    return bits_per_byte(total, n_bytes)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pre-train the book's small backbone and write it to assets/weights/.")
     parser.add_argument("--steps", type=int, default=5000)
@@ -192,7 +173,7 @@ def save(arguments: argparse.Namespace, model: GPT, tokenizer: BytePairTokenizer
     added = generate(model, prompts, max_new_tokens=80, stop_id=tokenizer.end_id, temperature=0.7, generator=generator)
     versions = {name: version(name) for name in ("numpy", "matplotlib", "torch")}
     card |= {
-        "commit": _commit(),
+        "commit": environment()["commit"],
         "arguments": {name: value for name, value in vars(arguments).items() if name not in ("out", "checkpoint")},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": arguments.steps * arguments.batch_size * model.config.context,
@@ -205,17 +186,11 @@ def save(arguments: argparse.Namespace, model: GPT, tokenizer: BytePairTokenizer
         "samples": [prompt + tokenizer.decode(ids) for prompt, ids in zip(_PROMPTS, added, strict=True)],
         "seconds": round(log.seconds),
         "resumed_at_step": log.resumed_at,
-        "device": f"{best_device().type}, {torch.get_num_threads()} threads",
+        "device": device_name(),
         "date": time.strftime("%Y-%m-%d"),
     }
     (arguments.out / "backbone.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(card["test_bits_per_byte"], indent=1), *card["samples"], sep="\n---\n")
-
-
-def _commit() -> str:
-    import subprocess
-
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
 
 
 if __name__ == "__main__":

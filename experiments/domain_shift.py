@@ -54,6 +54,7 @@ def run_shift(run: FineTuning, place: Place) -> Entry:
             model,
             windows(tokenizer, model.config.context, training_bytes),
             place.cache / f"{fingerprint({'domain_shift': settings})}.safetensors",
+            since=place.trained_since,
             steps=run.steps,
             learning_rate=run.learning_rate,
             batch_size=batch_size,

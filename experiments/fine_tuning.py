@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import RESULTS, ROOT, WEIGHTS, file_sha256
+from provenance import ROOT, WEIGHTS, file_sha256
 from run_file import Entry
 from sweep import SEEDS, TEST, Arm, result_path
 from torch import nn
@@ -106,6 +105,7 @@ class Place:
         seeds: of an arm.
         most_rates: tried first.
         quick: whether it is the tiny version.
+        trained_since: weights that were trained before are trained again, in seconds since the epoch; what --fresh asks for.
     """
 
     path: Path
@@ -115,6 +115,7 @@ class Place:
     seeds: tuple[int, ...] = SEEDS
     most_rates: int | None = None
     quick: bool = False
+    trained_since: float = 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def place_of(arguments: argparse.Namespace, steps: int = STEPS) -> Iterator[Plac
             sizes = Sizes(training_examples=32, batch_size=4, validation=4, test=4, unseen=4)
             yield Place(path, Path(folder), steps=2, sizes=sizes, seeds=(0,), most_rates=1, quick=True)
         else:
-            yield Place(path, CACHE, steps=steps)
+            yield Place(path, CACHE, steps=steps, trained_since=time.time() if arguments.fresh else 0.0)
 
 
 def lora(targets: tuple[str, ...] | str, rank: int, rates: tuple[float, ...] = (2.5e-3, 5e-3, 1e-2)) -> Method:
@@ -173,6 +174,7 @@ def fine_tune(run: FineTuning, place: Place) -> tuple[GPT, BytePairTokenizer, Tr
         model,
         training_examples(run.task, sizes.training_examples, tokenizer),
         path,
+        since=place.trained_since,
         steps=run.steps,
         learning_rate=run.learning_rate,
         batch_size=sizes.batch_size,
@@ -182,9 +184,11 @@ def fine_tune(run: FineTuning, place: Place) -> tuple[GPT, BytePairTokenizer, Tr
     return model, tokenizer, log
 
 
-def train_cached(model: nn.Module, examples: Sequence[Example], path: Path, **settings: Any) -> TrainingLog:
-    """Train with a checkpoint: one that is finished gives the trained weights at once."""
+def train_cached(model: nn.Module, examples: Sequence[Example], path: Path, *, since: float, **settings: Any) -> TrainingLog:
+    """Train with a checkpoint: one that is finished gives the trained weights at once, unless it is older than ``since``."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_mtime < since:
+        path.unlink()
     return train(model, examples, checkpoint=path, **settings)
 
 
@@ -259,37 +263,6 @@ def arm_of(method: Method, task: str, place: Place) -> Arm[FineTuning]:
 def settings_of(method: Method, task: str, rate: float, seed: int, steps: int, stage: str = TEST) -> FineTuning:
     steps = 0 if method.kind == UNTOUCHED else steps
     return FineTuning(task, method.name, method.kind, method.rank, method.targets, rate, seed, steps, stage)
-
-
-def earlier(task: str) -> dict[str, Any]:
-    """What experiments/methods.py found on a task, for an experiment that goes on from there.
-
-    Raises:
-        SystemExit: the file is not there, or is of another backbone.
-    """
-    path = RESULTS / f"methods_{task}.json"
-    command = f"run python experiments/methods.py --task {task} first"
-    if not path.exists():
-        print(f"{Path(sys.argv[0]).name}: {path.name} is missing: {command}", file=sys.stderr)
-        raise SystemExit(2)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if found["backbone_sha256"] != file_sha256(WEIGHTS / "backbone.safetensors"):
-        print(f"{Path(sys.argv[0]).name}: {path.name} is of another backbone: {command}, with --fresh", file=sys.stderr)
-        raise SystemExit(2)
-    return found
-
-
-def tuned_rate(found: Mapping[str, Any], method: Method) -> float:
-    """The rate at which a method's test runs were made.
-
-    Raises:
-        SystemExit: the method has no test run yet.
-    """
-    rates = [run["learning_rate"] for run in found["runs"] if run["arm"] == method.name and run["stage"] == TEST]
-    if not rates:
-        print(f"{Path(sys.argv[0]).name}: no test run of {method.name} yet: complete experiments/methods.py first", file=sys.stderr)
-        raise SystemExit(2)
-    return float(rates[0])
 
 
 def expected_seconds(steps: int = STEPS) -> float:

@@ -25,16 +25,14 @@ from fine_tuning import (
     Method,
     Place,
     answer,
-    earlier,
     expected_seconds,
     fine_tune,
     lora,
     place_of,
     settings_of,
-    tuned_rate,
 )
 from held_out import BYTES, bits_per_byte_of
-from methods import FULL_FINE_TUNING, Q_V
+from methods import FULL_FINE_TUNING, Q_V, earlier, tuned_rate
 from run_file import Entry
 from sweep import TEST, TUNING, Arm, Sweep, complete, options
 

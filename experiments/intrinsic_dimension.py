@@ -22,8 +22,8 @@ from functools import partial
 from statistics import mean
 
 import torch
-from fine_tuning import Place, answer, earlier, expected_seconds, fingerprint, headline, place_of, train_cached, training_examples
-from methods import FULL_FINE_TUNING
+from fine_tuning import Place, answer, expected_seconds, fingerprint, headline, place_of, train_cached, training_examples
+from methods import FULL_FINE_TUNING, earlier
 from run_file import Entry
 from sweep import TEST, Arm, Sweep, complete, options
 
@@ -67,7 +67,8 @@ def run_subspace(run: SubspaceRun, place: Place) -> Entry:
     result: Entry = {"trainable": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
     try:
         sizes = {"steps": run.steps, "batch_size": place.sizes.batch_size}
-        log = train_cached(trained, examples, path, learning_rate=run.learning_rate, seed=run.seed, description=run.arm, **sizes)
+        settings = {"learning_rate": run.learning_rate, "seed": run.seed, "description": run.arm, **sizes}
+        log = train_cached(trained, examples, path, since=place.trained_since, **settings)
         result["final_loss"] = mean(log.losses[-20:])
     except FloatingPointError:  # far too high a rate is no failure of the experiment
         return {**result, "diverged": True, "validation": {"none": 0.0}, "seconds": round(time.perf_counter() - start, 1)}

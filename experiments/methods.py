@@ -12,10 +12,16 @@ and those about unseen tables, which choose nothing. Runs that the result file h
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from fine_tuning import ALL_LINEAR, BIASES, FULL, LAST_BLOCK, STEPS, UNTOUCHED, Method, arm_of, expected_seconds, lora, place_of, run_method
-from sweep import Sweep, complete, options
+from provenance import RESULTS, WEIGHTS, file_sha256
+from sweep import TEST, Sweep, complete, options
 
 from lorabook.tasks import TASKS
 
@@ -36,6 +42,37 @@ def methods_of(task: str) -> tuple[Method, ...]:
     return FIRST + (OTHERS if task == "text_to_sql" else (BITFIT,))
 
 
+def earlier(task: str) -> dict[str, Any]:
+    """What experiments/methods.py found on a task, for an experiment that goes on from there.
+
+    Raises:
+        SystemExit: the file is not there, or is of another backbone.
+    """
+    path = RESULTS / f"methods_{task}.json"
+    command = f"run python experiments/methods.py --task {task} first"
+    if not path.exists():
+        print(f"{Path(sys.argv[0]).name}: {path.name} is missing: {command}", file=sys.stderr)
+        raise SystemExit(2)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found["backbone_sha256"] != file_sha256(WEIGHTS / "backbone.safetensors"):
+        print(f"{Path(sys.argv[0]).name}: {path.name} is of another backbone: {command}, with --fresh", file=sys.stderr)
+        raise SystemExit(2)
+    return found
+
+
+def tuned_rate(found: Mapping[str, Any], method: Method) -> float:
+    """The rate at which a method's test runs were made.
+
+    Raises:
+        SystemExit: the method has no test run yet.
+    """
+    rates = [run["learning_rate"] for run in found["runs"] if run["arm"] == method.name and run["stage"] == TEST]
+    if not rates:
+        print(f"{Path(sys.argv[0]).name}: no test run of {method.name} yet: complete experiments/methods.py first", file=sys.stderr)
+        raise SystemExit(2)
+    return float(rates[0])
+
+
 def main() -> None:
     parser = options(__doc__, "methods_<task>")
     parser.add_argument("--task", choices=list(TASKS), default="text_to_sql")
@@ -46,7 +83,9 @@ def main() -> None:
     if arguments.steps != STEPS:
         command += f" --steps {arguments.steps}"
     with place_of(arguments, arguments.steps) as place:
-        methods = methods_of(arguments.task)[: 5 if place.quick else None]
+        methods = methods_of(arguments.task)
+        if place.quick:  # one of each kind
+            methods = tuple({method.kind: method for method in reversed(methods)}.values())
         arms = [arm_of(method, arguments.task, place) for method in methods]
         run = partial(run_method, place=place)
         complete(Sweep(command, place.path, place.settings, arms, run, expected_seconds(place.steps)), arguments)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from fine_tuning import FineTuning, Place, answer, earlier, expected_seconds, fine_tune, place_of, prepare, settings_of, tuned_rate
-from methods import FULL_FINE_TUNING
+from fine_tuning import FineTuning, Place, answer, expected_seconds, fine_tune, place_of, prepare, settings_of
+from methods import FULL_FINE_TUNING, earlier, tuned_rate
 from run_file import Entry
 from sweep import TEST, Arm, Sweep, complete, options
 from torch import Tensor

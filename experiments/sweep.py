@@ -130,7 +130,7 @@ def options(description: str | None, stem: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a tiny version, written to a temporary file: shows that everything runs")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one thread (default 2); 0: in this process")
     parser.add_argument("--only", default="", metavar="REGEX", help="make only the arms whose name this matches somewhere")
-    parser.add_argument("--fresh", action="store_true", help="begin anew, whatever the result file holds")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, whatever the result file holds and has been trained")
     parser.add_argument("--out", type=Path, help=f"result file (default assets/results/{stem}.json)")
     parser.set_defaults(stem=stem)
     return parser
@@ -207,12 +207,20 @@ def _make_all(sweep: Sweep[S], file: RunFile, arms: Sequence[Arm[S]], workers: i
                 break
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
+                _check_backbone(file)
                 run = running.pop(future)
                 entry = file.add(run, future.result(), pool.device)
                 made += 1
                 _write(sweep, file)
                 minutes = _left(file, arms) * (time.perf_counter() - start) / made / 60
                 print(f"{describe(entry)}   {len(file.entries)} runs made, about {minutes:.0f} min left", flush=True)
+
+
+def _check_backbone(file: RunFile) -> None:
+    """A run may have begun with weights that were replaced meanwhile: then nobody knows which it is about."""
+    if file_sha256(WEIGHTS / "backbone.safetensors") != file.backbone:
+        print(f"{file.path.name}: the backbone was replaced during the sweep; the runs kept are of the old one", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def describe(entry: Entry) -> str:

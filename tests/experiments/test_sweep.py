@@ -151,6 +151,15 @@ def test_runs_of_another_backbone_are_refused(tmp_path, monkeypatch, capsys):
     assert read(path)["backbone_sha256"] == "f" * 64
 
 
+def test_a_backbone_that_is_replaced_meanwhile_ends_the_sweep(tmp_path, monkeypatch, capsys):
+    path, checksums = tmp_path / "toy.json", iter(["a" * 64] * 4 + ["b" * 64] * 20)
+    monkeypatch.setattr(sweep, "file_sha256", lambda _: next(checksums))
+    with pytest.raises(SystemExit):
+        sweep.complete(toy(path, tmp_path), arguments())
+    assert "the backbone was replaced during the sweep" in capsys.readouterr().err
+    assert len(read(path)["runs"]) == 3
+
+
 def test_runs_with_other_settings_are_refused_by_name(tmp_path, capsys):
     path = tmp_path / "toy.json"
     sweep.complete(toy(path, tmp_path), arguments())

@@ -45,9 +45,8 @@ class Progress:
     def __init__(self, tally: Tally, steps: int, description: str, shown: bool) -> None:
         self.tally = tally
         self._earlier_seconds, self._earlier_tokens = tally.seconds, tally.tokens
-        self._bar = tqdm(
-            total=steps, initial=len(tally.losses), desc=description, leave=False, mininterval=0.5, unit="step", disable=not shown
-        )
+        hidden = {} if shown else {"disable": True}  # where it is not said, the variable TQDM_DISABLE decides
+        self._bar = tqdm(total=steps, initial=len(tally.losses), desc=description, leave=False, mininterval=0.5, unit="step", **hidden)
         self._start = time.perf_counter()
 
     def step(self, loss: float, target_tokens: int, tokens: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from tqdm import tqdm
 
@@ -45,8 +46,9 @@ class Progress:
     def __init__(self, tally: Tally, steps: int, description: str, shown: bool) -> None:
         self.tally = tally
         self._earlier_seconds, self._earlier_tokens = tally.seconds, tally.tokens
-        hidden = {} if shown else {"disable": True}  # where it is not said, the variable TQDM_DISABLE decides
-        self._bar = tqdm(total=steps, initial=len(tally.losses), desc=description, leave=False, mininterval=0.5, unit="step", **hidden)
+        # Where nothing is said, the variable TQDM_DISABLE decides.
+        bar = tqdm if shown else partial(tqdm, disable=True)
+        self._bar = bar(total=steps, initial=len(tally.losses), desc=description, leave=False, mininterval=0.5, unit="step")
         self._start = time.perf_counter()
 
     def step(self, loss: float, target_tokens: int, tokens: int) -> None:

@@ -70,6 +70,7 @@ def test_public_names_are_sorted_and_distinct():
 def test_every_public_name_explains_itself(public):
     documentation = inspect.getdoc(public) or ""
     assert len(documentation.splitlines()[0]) > 20
+    assert ">>> " in documentation
     source = ast.parse(textwrap.dedent(inspect.getsource(public)))
     if any(isinstance(node, ast.Raise) for node in ast.walk(source)):
         assert "Raises:" in documentation

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from lorabook.adapters.fingerprint import base_fingerprint
 from lorabook.training.distributed import is_main, process_group, rank, rank_count
 from lorabook.training.loop import train
 from tests.training.tiny import SETTINGS, adapted_gpt, examples, trained
@@ -74,6 +75,7 @@ def report(folder, scenario):
         "tokens": log and [log.tokens, log.target_tokens],
         "gradient_bytes": log and log.gradient_bytes,
         "resumed_at": log and log.resumed_at,
+        "same_base": base_fingerprint(model) == base_fingerprint(build(scenario)),
         "frozen_numbers": [held, sum(parameter.numel() for parameter in frozen)],
     }
 

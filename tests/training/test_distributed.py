@@ -84,6 +84,10 @@ def test_in_float32_two_processes_are_as_near_to_the_exact_adapter_as_one(ranks)
 
 
 @pytest.mark.slow
+def test_a_sharded_base_has_the_fingerprint_of_the_whole_one(ranks):
+    assert all(found["same_base"] for found, _ in ranks["sharded"])
+
+
 def test_sharded_frozen_weights_are_held_in_parts_and_others_whole(ranks):
     held, whole = zip(*(found["frozen_numbers"] for found, _ in ranks["sharded"]), strict=True)
     assert sum(held) == whole[0] == whole[1]

@@ -19,7 +19,8 @@ SAMPLE = 4096
 def base_fingerprint(model: nn.Module) -> str:
     """A hash of the names, shapes and numbers of everything that the model held before it was adapted.
 
-    The same weights give the same fingerprint on every device; rounded to another dtype they give another one.
+    The same weights give the same fingerprint on every device; rounded to another dtype they give another one. Of a model whose weights
+    are sharded over several processes, all of them must ask at the same time.
 
     Args:
         model: with or without adapters, none merged.
@@ -47,6 +48,8 @@ def base_fingerprint(model: nn.Module) -> str:
             tensor = own[name].detach()
             if tensor.is_meta:
                 raise AdapterError(f"'{path}.{name}' has no numbers yet (meta device): load the base's weights first")
+            if hasattr(tensor, "full_tensor"):  # a sharded weight
+                tensor = tensor.full_tensor()
             digest.update(f"{path}.{name}{tuple(tensor.shape)}".encode())
             flat = tensor.reshape(-1)
             sample = flat[:: max(1, len(flat) // SAMPLE)].cpu()

@@ -14,6 +14,10 @@ class ParameterCount:
     Args:
         trainable: those that require a gradient.
         total: all.
+
+    Example:
+        >>> ParameterCount(trainable=1_000, total=8_000).share
+        0.125
     """
 
     trainable: int

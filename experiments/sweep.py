@@ -249,13 +249,17 @@ class _Pool:
 @contextmanager
 def _pool(workers: int) -> Iterator[_Pool]:
     """Ends its processes on the way out also when a signal or an error interrupts; what is in the file stays."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # for the processes, whose progress bars would overwrite each other
+    silent = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # for the processes, whose progress bars would overwrite each other
     pool = _Pool(workers)
     on_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if on_main_thread else None
     try:
         yield pool
     finally:
+        os.environ.pop("TQDM_DISABLE")
+        if silent is not None:
+            os.environ["TQDM_DISABLE"] = silent
         if before is not None:
             signal.signal(signal.SIGTERM, before)
         if pool.processes is not None:

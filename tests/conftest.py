@@ -5,9 +5,9 @@ import os
 # The Makefile silences progress bars. The tests of the bar want to see it, and tqdm, which comes with torch, reads this when imported.
 os.environ.pop("TQDM_DISABLE", None)
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
 # No deadline: a busy machine is not a bug. No database: what runs here runs the same elsewhere.
 settings.register_profile("lorabook", deadline=None, database=None, max_examples=50)

@@ -106,5 +106,5 @@ def test_what_is_wrong_is_said_with_its_place(data, message):
 def test_every_experiment_is_in_the_list_or_left_out_for_a_reason():
     listed = (ROOT / "experiments" / "all.py").read_text(encoding="utf-8")
     scripts = {path.name for path in Path(ROOT / "experiments").glob("*.py") if "\ndef main()" in path.read_text(encoding="utf-8")}
-    apart = {"all.py", "pretrain.py", "bench_linear.py", "bench_loop.py", "text_to_sql_methods.py"}
+    apart = {"all.py", "pretrain.py", "bench_linear.py", "bench_loop.py"}
     assert {name for name in scripts - apart if f'Script("{name}' not in listed} == set()

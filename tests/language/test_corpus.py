@@ -11,6 +11,8 @@ import pytest
 
 from lorabook.language.corpus import HELD_OUT, SOURCES, SPLITS, docstrings, documents, split_of
 
+pytestmark = pytest.mark.slow
+
 every_source = pytest.mark.parametrize("source", [*SOURCES, HELD_OUT])
 
 

@@ -25,6 +25,8 @@ from lorabook.tasks.docstrings import (
     split_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def words(text):
     return tuple(re.findall("[a-z]+", text.lower()))

@@ -54,7 +54,6 @@ def alone(scenario):
     "scenario",
     ["micro-batches", "clipped", "whole shares", "one at a time", "one example on the second rank", "sharded", "sharded, one at a time"],
 )
-@pytest.mark.slow
 def test_two_processes_train_to_the_adapter_of_one_and_send_its_gradient_alone(ranks, scenario):
     (first, adapter), (second, other) = ranks[scenario]
     log, expected = alone(scenario)
@@ -116,7 +115,6 @@ def test_a_signal_to_one_rank_stops_both_after_one_step_and_they_resume_bit_for_
     ("scenario", "message"),
     [("other seeds", "are to do one run, but here seed is"), ("too few", "batch_size must be at least 2, one for each rank, got 1")],
 )
-@pytest.mark.slow
 def test_ranks_that_cannot_work_together_say_so_on_each(ranks, scenario, message):
     assert all(message in found["failed"] for found, _ in ranks[scenario])
 

@@ -57,8 +57,10 @@ def usable_names(words: Sequence[str]) -> list[str]:
     connection = sqlite3.connect(":memory:")
 
     def is_name(word: str) -> bool:
+        if not word.isalpha():
+            return False
         try:
-            connection.execute(f"SELECT {word} FROM (SELECT 1 AS {word})")  # noqa: S608  # a lower-case word, run in an empty database
+            connection.execute(f"SELECT {word} FROM (SELECT 1 AS {word})")  # noqa: S608  # letters only, run in an empty database
         except sqlite3.OperationalError:
             return False
         return True

@@ -68,7 +68,7 @@ def environment(packages: Iterable[str] = (), *, device: str | None = None) -> d
     """
     return {
         "command": shlex.join(["python", _script(), *sys.argv[1:]]),
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": _COMMIT,
         "device": device or device_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -231,3 +231,6 @@ def _script() -> str:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=ROOT).stdout.strip()  # noqa: S603, S607
+
+
+_COMMIT = _git("rev-parse", "--short", "HEAD")  # of the code that is running, whatever is committed while it does

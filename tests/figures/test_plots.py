@@ -60,3 +60,25 @@ def test_curves_against_rank_are_labelled_and_the_mark_stands_where_it_is_told()
 def test_the_drawn_layer_names_its_three_matrices():
     names = {text.get_text() for text in plots.lora_layer().axes[0].texts}
     assert {"$W$\nfrozen", "$A$", "$B$"} <= names
+
+
+def test_names_of_curves_that_end_together_do_not_cover_each_other():
+    figure = plots.lines(
+        {name: ([1, 10, 100], [1.0, 2.0, end]) for name, end in (("a", 3.0), ("b", 3.01), ("c", 9.0))},
+        colors=dict.fromkeys("abc", COLORS["W"]),
+        xlabel="step",
+        ylabel="loss (nats)",
+        log="x",
+    )
+    figure.draw_without_rendering()
+    heights = sorted(text.get_window_extent().y0 for text in figure.axes[0].texts)
+    assert len(heights) == 3
+    assert min(np.diff(heights)) > 10
+
+
+def test_stacked_bars_end_at_the_sum_of_their_parts():
+    parts = {"full": {"weights": 2.0, "gradients": 3.0}, "LoRA": {"weights": 2.0}}
+    figure = plots.stacked_bars(parts, colors={"weights": COLORS["W"], "gradients": COLORS["full"]}, xlabel="memory (GB)")
+    bars = figure.axes[0].patches
+    assert max(bar.get_x() + bar.get_width() for bar in bars) == 5.0
+    assert [text.get_text() for text in figure.axes[0].texts] == ["5", "2"]

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from lorabook.figures.notebook import Picture
+
 _SCRIPT = """
 (function (root) {
   var data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  var slider = root.querySelector("input"), image = root.querySelector("img"), text = root.querySelector("output");
+  var slider = root.querySelector("input"), view = root.querySelector(".view"), text = root.querySelector("output");
   function show() {
     var frame = data[slider.value];
-    image.src = frame.picture;
-    image.alt = frame.alt;
+    view.innerHTML = frame.picture;
     text.textContent = frame.text;
     slider.setAttribute("aria-valuetext", frame.text);
   }
@@ -36,14 +37,14 @@ class Frame:
     """One position of a slider.
 
     Args:
-        image: (height, width), black at 0 and white at 1.
+        image: (height, width), black at 0 and white at 1; or a figure made by ``picture``.
         text: what to read beside it.
-        alt: what the picture shows, in words.
+        alt: what the picture shows, in words; a figure brings its own.
     """
 
-    image: ArrayLike
+    image: ArrayLike | Picture
     text: str
-    alt: str
+    alt: str = ""
 
 
 class PictureSlider:
@@ -66,13 +67,12 @@ class PictureSlider:
         self.start = start
 
     def _repr_html_(self) -> str:
-        data = [{"picture": _webp(frame.image), "text": frame.text, "alt": frame.alt} for frame in self.frames]
+        data = [{"picture": _drawn(frame), "text": frame.text} for frame in self.frames]
         first = data[self.start]
-        height, width = np.asarray(self.frames[self.start].image).shape
         # "<" would end the script element if it stood in a text.
         packed = json.dumps(data).replace("<", "\\u003c")
         return f"""<div class="lora-explorer">
-<img src="{first["picture"]}" alt="{html.escape(first["alt"])}" width="{width}" height="{height}">
+<div class="view">{first["picture"]}</div>
 <div class="controls" hidden><label>{html.escape(self.label)}
 <input type="range" min="0" max="{len(data) - 1}" step="1" value="{self.start}"></label></div>
 <output>{html.escape(first["text"])}</output>
@@ -82,6 +82,14 @@ class PictureSlider:
 
     def __repr__(self) -> str:
         return f"[explorer: {self.label}, {len(self.frames)} positions]"
+
+
+def _drawn(frame: Frame) -> str:
+    """The frame's picture as HTML."""
+    if isinstance(frame.image, Picture):
+        return frame.image.svg
+    height, width = np.asarray(frame.image).shape
+    return f'<img src="{_webp(frame.image)}" alt="{html.escape(frame.alt)}" width="{width}" height="{height}">'
 
 
 def _webp(image: ArrayLike) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
@@ -96,6 +97,83 @@ def against_rank(
     axis.set_ylim(bottom=0)
     axis.set_xlabel("rank $r$")
     axis.set_ylabel(ylabel)
+    return figure
+
+
+def lines(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    colors: Mapping[str, str],
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    marker: str = "",
+    dashed: Sequence[str] = (),
+    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+) -> Figure:
+    """Curves, each with its name at its right end; names that would cover each other are moved apart.
+
+    Args:
+        curves: label, and the horizontal and vertical values of each.
+        colors: the colour of each label.
+        xlabel: quantity and unit of the horizontal axis.
+        ylabel: quantity and unit of the vertical axis.
+        log: the axes with a logarithmic scale: "", "x", "y" or "xy".
+        marker: a Matplotlib marker for the single values.
+        dashed: labels of the curves to draw dashed, such as predictions.
+        bands: lower and upper values around some of the curves, such as the spread over seeds.
+    """
+    figure, axis = plt.subplots()
+    axis.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear", xlabel=xlabel, ylabel=ylabel)
+    ends = []
+    for label, (x, y) in curves.items():
+        axis.plot(np.asarray(x), np.asarray(y), color=colors[label], marker=marker, linestyle="--" if label in dashed else "-")
+        if bands and label in bands:
+            low, high = bands[label]
+            axis.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), color=colors[label], alpha=0.2, linewidth=0)
+        ends.append((label, np.asarray(x)[-1], np.asarray(y)[-1]))
+    _label_ends(figure, axis, ends)
+    return figure
+
+
+def _label_ends(figure: Figure, axis: Axes, ends: Sequence[tuple[str, float, float]], apart: float = 13.0) -> None:
+    """Write each name to the right of its point, at least so many points above the one below it."""
+    figure.draw_without_rendering()
+    right = max(end[1] for end in ends)
+    points = axis.transData.transform([(right, end[2]) for end in ends]) * 72 / figure.dpi
+    lowest = -np.inf
+    for (label, _, y), (_, height) in sorted(zip(ends, points, strict=True), key=lambda pair: pair[1][1]):
+        lowest = max(height, lowest + apart)
+        axis.annotate(label, (right, y), xytext=(6, lowest - height), textcoords="offset points", va="center", annotation_clip=False)
+
+
+def stacked_bars(
+    bars: Mapping[str, Mapping[str, float]], *, colors: Mapping[str, str], xlabel: str, marks: Mapping[str, float] | None = None
+) -> Figure:
+    """Horizontal bars made of parts, with a legend for the parts.
+
+    Args:
+        bars: label of each bar, and the size of each of its parts.
+        colors: the colour of each part.
+        xlabel: quantity and unit.
+        marks: label of a bar and a size to mark on it, such as a measurement.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 1.2 + 0.5 * len(bars)))
+    labels = list(bars)
+    start = np.zeros(len(labels))
+    for part in dict.fromkeys(part for parts in bars.values() for part in parts):
+        size = np.array([bars[label].get(part, 0.0) for label in labels])
+        axis.barh(labels, size, left=start, color=colors[part], label=part, height=0.65)
+        start += size
+    for index, (label, total) in enumerate(zip(labels, start, strict=True)):
+        axis.annotate(f"{total:,.3g}", (total, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize="small")
+        if marks and label in marks:
+            axis.plot([marks[label]] * 2, [index - 0.4, index + 0.4], color=INK, linewidth=2)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
     return figure
 
 

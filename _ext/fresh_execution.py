@@ -63,7 +63,10 @@ def fingerprint(chapter: Path, root: Path) -> str:
     if not cells:
         return ""
     files = dependencies("\n".join(cells), modules_of(root / "src"))
-    files += sorted(path for folder in ("weights", "results") for path in (root / "assets" / folder).rglob("*") if path.is_file())
+    # A page that names no folder of assets and loads no backbone cannot depend on what is in it.
+    reads = {"results": "assets/results" in text, "weights": "assets/weights" in text or any(file.stem == "backbone" for file in files)}
+    folders = [root / "assets" / folder for folder, needed in reads.items() if needed]
+    files += sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in (*files, root / "requirements.lock"):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

@@ -16,7 +16,7 @@ def run_cells(name: str, replacements: tuple[tuple[str, str], ...] = (), **optio
         code = code.replace(old, new)
     environment = os.environ | {"TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
     command = [sys.executable, "-"]
-    return subprocess.run(command, input=code, text=True, cwd=ROOT / "chapters", env=environment, check=False, **options)  # noqa: S603
+    return subprocess.run(command, input=code, text=True, cwd=ROOT / "chapters", env=environment, check=False, **options)
 
 
 if __name__ == "__main__":

@@ -107,8 +107,7 @@ def load_sentence_encoder(name: str | Path = MINILM, *, revision: str | None = N
         revision: likewise.
 
     Raises:
-        ValueError: the tokenizer does not pad with token 0, which marks padding here.
-        As :func:`load_pretrained`.
+        ValueError: the tokenizer does not pad with token 0, which marks padding here; and whatever :func:`load_pretrained` raises.
 
     Chapter: Fine-tuning with LoRA.
     """

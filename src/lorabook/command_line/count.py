@@ -41,7 +41,12 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "count", run, does="count an adapter's parameters and bytes", explains=_EXPLAINS, example=_EXAMPLE)
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a saved adapter, ours or PEFT's (default: a new one)")
-    parser.add_argument("--preset", choices=tuple(PRESETS), metavar="NAME", help=f"shapes instead of a model: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        metavar="NAME",
+        help=f"shapes in place of a model, one of {', '.join(PRESETS)} (default: a model)",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of text")
     add_model_options(parser)
     add_lora_options(parser)

@@ -46,6 +46,7 @@ SCRIPTS = (
     Script("methods.py --task table_to_text", 25),
     Script("methods.py --task reading", 30),
     Script("matrices.py", 105),
+    Script("adapters.py", 15),
     Script("spectra.py", 10),
     Script("forgetting.py", 15),
     Script("intrinsic_dimension.py", 65),

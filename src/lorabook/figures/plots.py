@@ -241,3 +241,122 @@ def lora_layer() -> Figure:
     for x, text, size in ((0.6, "$y =$", 15), (1.4, "(", 50), (13.9, ")", 50), (14.4, "$x$", 15)):
         axis.text(x, 2.8, text, ha="center", va="center", fontsize=size)
     return figure
+
+
+def valley(
+    positions: ArrayLike,
+    loss: ArrayLike,
+    *,
+    paths: Sequence[ArrayLike],
+    minima: Sequence[tuple[ArrayLike, ArrayLike]],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """A loss over two numbers as contour lines, with its minima, the saddle at zero, and paths downhill, each from a dot to a star.
+
+    Args:
+        positions: (n,), the values of both numbers on the grid.
+        loss: (n, n), one row for each value of the vertical number.
+        paths: (steps, 2) each, horizontal and vertical.
+        minima: curves along which the loss is least, horizontal and vertical values of each.
+        xlabel: what the horizontal number is.
+        ylabel: what the vertical number is.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 4.6))
+    grid, values = np.asarray(positions), np.asarray(loss)
+    levels = np.quantile(values, np.linspace(0.04, 0.96, 16))
+    axis.contour(grid, grid, values, levels=levels, colors=INK, alpha=0.3, linewidths=0.8)
+    for x, y in minima:
+        axis.plot(np.asarray(x), np.asarray(y), color=COLORS["W"], linewidth=3, alpha=0.7)
+    middle = len(np.asarray(minima[0][0])) // 2
+    corner = np.asarray(minima[0][0])[middle], np.asarray(minima[0][1])[middle]
+    axis.annotate("minima", corner, xytext=(10, 10), textcoords="offset points", color=COLORS["W"])
+    for path in paths:
+        x, y = np.asarray(path).T
+        axis.plot(x, y, color=COLORS["delta"], marker=".", markersize=4)
+        axis.plot(x[0], y[0], color=COLORS["delta"], marker="o", markersize=7)
+        axis.plot(x[-1], y[-1], color=COLORS["delta"], marker="*", markersize=12)
+    axis.plot(0, 0, color=INK, marker="x", markersize=9, markeredgewidth=2)
+    axis.annotate("saddle", (0, 0), xytext=(0, -18), textcoords="offset points", ha="center")
+    axis.set(xlim=(grid[0], grid[-1]), ylim=(grid[0], grid[-1]), aspect="equal", xlabel=xlabel, ylabel=ylabel)
+    axis.grid(visible=False)
+    return figure
+
+
+def growth(
+    steps: ArrayLike, measured: Mapping[str, ArrayLike], predicted: Mapping[str, ArrayLike], *, aside: Sequence[str] = (), ylabel: str
+) -> Figure:
+    """Quantities that grow from almost nothing, on a logarithmic scale, with the prediction of each thin and dashed behind it.
+
+    Args:
+        steps: the horizontal axis.
+        measured: label and values of each quantity; what is not positive is left out.
+        predicted: label and values of some of them.
+        aside: labels of curves to draw dotted and in the colour of the text.
+        ylabel: quantity and unit of the vertical axis.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 4.2))
+    axis.set(yscale="log", xlabel="step", ylabel=ylabel)
+    x, ends = np.asarray(steps), []
+    for label, values in measured.items():
+        numbers = np.asarray(values)
+        positive = np.where(numbers > 0, numbers, np.nan)
+        axis.plot(x, positive, color=INK if label in aside else COLORS["delta"], linestyle=":" if label in aside else "-")
+        if label in predicted:
+            axis.plot(x, np.asarray(predicted[label]), color=COLORS["W"], linestyle="--", linewidth=1)
+        if positive[-1] > 0:
+            ends.append((label, x[-1], positive[-1]))
+    _label_ends(figure, axis, ends)
+    return figure
+
+
+def strips(
+    rows: Mapping[str, Mapping[str, ArrayLike]], *, colors: Mapping[str, str], xlabel: str, log: bool = False, lowest: float | None = None
+) -> Figure:
+    """A dot for every value, in one row for each group and one lane of it for each series.
+
+    Args:
+        rows: label of each group, and the values of each of its series.
+        colors: the colour of each series.
+        xlabel: quantity and unit.
+        log: a logarithmic scale.
+        lowest: the left end; smaller values are drawn on it.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 1.0 + 0.5 * len(rows)))
+    lanes = {name: (index - (len(colors) - 1) / 2) * 0.7 / len(colors) for index, name in enumerate(colors)}
+    markers = dict(zip(colors, "o^sDv", strict=False))
+    for place, series in enumerate(rows.values()):
+        for name, values in series.items():
+            x = np.maximum(np.asarray(values), -np.inf if lowest is None else lowest)
+            y = np.full(len(x), place + lanes[name])
+            label = name if place == 0 else None
+            axis.plot(x, y, markers[name], color=colors[name], markersize=4, alpha=0.4, markeredgewidth=0, clip_on=False, label=label)
+    axis.set(xscale="log" if log else "linear", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    if lowest is not None:
+        axis.set_xlim(left=lowest)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper center", ncols=len(colors), frameon=False, markerscale=2)
+    return figure
+
+
+def spread(groups: Mapping[str, ArrayLike], *, colors: Mapping[str, str], xlabel: str, mark: float) -> Figure:
+    """One row of dots for each group of measurements, its median as a line across the row.
+
+    Args:
+        groups: label of each row, from the top, and its measurements.
+        colors: the colour of each label.
+        xlabel: quantity and unit.
+        mark: a value to compare with, drawn as a dashed line.
+    """
+    figure, axis = plt.subplots(figsize=(7.0, 0.8 + 0.4 * len(groups)))
+    axis.axvline(mark, color=INK, linestyle="--", linewidth=1)
+    for row, (label, values) in enumerate(groups.items()):
+        numbers = np.asarray(values)
+        axis.plot(numbers, np.full(len(numbers), row), "o", color=colors[label], alpha=0.35, markersize=5)
+        axis.plot([np.median(numbers)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(xlabel)
+    return figure

@@ -1,4 +1,4 @@
-"""What a notebook shows: figures with a text alternative, and numbers that the prose around the cells repeats."""
+"""What a notebook shows: figures with a text alternative, tables, and numbers that the prose around the cells repeats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import html
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -68,6 +69,48 @@ def picture(figure: Figure, alt: str) -> Picture:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}" {size}', 1)
     return Picture(svg, " ".join(alt.split()))
+
+
+class Table:
+    """Rows under a header: HTML on a page, aligned text elsewhere.
+
+    Args:
+        header: a name for each column.
+        rows: cells; a whole number gets thousands separators and stands at the right.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.header = tuple(header)
+        self.rows = [tuple(row) for row in rows]
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ValueError(f"every row needs {len(self.header)} cells, one for each column")
+
+    def _repr_html_(self) -> str:
+        def line(cells: Sequence[object], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}{_right(cell)}>{html.escape(_text(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+        # A number's column has its name at the right as well.
+        first = self.rows[0] if self.rows else self.header
+        names = "".join(f'<th scope="col"{_right(cell)}>{html.escape(name)}</th>' for name, cell in zip(self.header, first, strict=True))
+        body = "".join(line(row, "td") for row in self.rows)
+        return f'<div style="overflow-x: auto"><table class="table"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+    def __repr__(self) -> str:
+        lines = [self.header, *([_text(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+        aligned = []
+        for line, cells in zip(lines, [self.rows[0] if self.rows else self.header, *self.rows], strict=True):
+            parts = [text.rjust(w) if _right(cell) else text.ljust(w) for text, cell, w in zip(line, cells, widths, strict=True)]
+            aligned.append("  ".join(parts).rstrip())
+        return "\n".join(aligned)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _right(cell: object) -> str:
+    return ' style="text-align: right"' if isinstance(cell, int) else ""
 
 
 def glue(name: str, value: object) -> None:

@@ -82,3 +82,33 @@ def test_stacked_bars_end_at_the_sum_of_their_parts():
     bars = figure.axes[0].patches
     assert max(bar.get_x() + bar.get_width() for bar in bars) == 5.0
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "2"]
+
+
+def test_strips_draw_every_value_in_the_lane_of_its_series():
+    rows = {"far": {"F": [2.0, 3.0], "2": [4.0]}, "near": {"F": [1e-9], "2": [0.5, 0.25]}}
+    figure = plots.strips(rows, colors={"F": COLORS["W"], "2": COLORS["A"]}, xlabel="error", log=True, lowest=1e-3)
+    drawn = [(list(line.get_xdata()), set(line.get_ydata())) for line in figure.axes[0].lines]
+    assert [x for x, _ in drawn] == [[2.0, 3.0], [4.0], [1e-3], [0.5, 0.25]]
+    places = [y for _, lane in drawn for y in lane]
+    assert places == sorted(places)
+    assert len(places) == 4
+    assert figure.axes[0].get_ylim() == (1.5, -0.5)
+
+
+def test_a_path_in_a_valley_runs_from_a_dot_to_a_star_past_the_saddle():
+    grid = np.linspace(-1, 1, 21)
+    path = np.array([[0.2, 0.0], [0.3, 0.3], [0.7, 0.8]])
+    loss = (1 - np.outer(grid, grid)) ** 2
+    figure = plots.valley(grid, loss, paths=[path], minima=[([0.5, 1.0], [2.0, 1.0])], xlabel="a", ylabel="b")
+    marks = {line.get_marker(): line.get_xydata() for line in figure.axes[0].lines}
+    assert marks["."].tolist() == path.tolist()
+    assert (marks["o"][0].tolist(), marks["*"][0].tolist(), marks["x"][0].tolist()) == ([0.2, 0.0], [0.7, 0.8], [0.0, 0.0])
+
+
+def test_what_has_not_begun_to_grow_is_left_out_and_predictions_are_dashed():
+    figure = plots.growth([0, 1, 2], {"first": [0.0, 1.0, 2.0]}, {"first": [0.5, 1.0, 2.0]}, ylabel="strength")
+    measured, predicted = figure.axes[0].lines
+    assert np.isnan(measured.get_ydata()[0])
+    assert measured.get_ydata()[1:].tolist() == [1.0, 2.0]
+    assert predicted.get_linestyle() == "--"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["first"]

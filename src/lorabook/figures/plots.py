@@ -264,13 +264,13 @@ def valley(
     """
     figure, axis = plt.subplots(figsize=(7.0, 4.6))
     grid, values = np.asarray(positions), np.asarray(loss)
-    levels = np.quantile(values, np.linspace(0.04, 0.96, 16))
+    levels = np.unique(np.quantile(values, np.linspace(0.04, 0.96, 16)))
     axis.contour(grid, grid, values, levels=levels, colors=INK, alpha=0.3, linewidths=0.8)
     for x, y in minima:
         axis.plot(np.asarray(x), np.asarray(y), color=COLORS["W"], linewidth=3, alpha=0.7)
-    middle = len(np.asarray(minima[0][0])) // 2
-    corner = np.asarray(minima[0][0])[middle], np.asarray(minima[0][1])[middle]
-    axis.annotate("minima", corner, xytext=(10, 10), textcoords="offset points", color=COLORS["W"])
+    place = len(np.asarray(minima[0][0])) // 6
+    point = np.asarray(minima[0][0])[place], np.asarray(minima[0][1])[place]
+    axis.annotate("minima", point, xytext=(-8, 0), textcoords="offset points", ha="right", va="center", color=COLORS["W"])
     for path in paths:
         x, y = np.asarray(path).T
         axis.plot(x, y, color=COLORS["delta"], marker=".", markersize=4)

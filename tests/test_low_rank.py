@@ -16,6 +16,7 @@ from lorabook.low_rank import (
     factor_storage,
     low_rank_approximation,
     numerical_rank,
+    randomized_svd,
     relative_error,
     truncated_svd,
 )
@@ -82,6 +83,99 @@ def test_truncated_svd_holds_the_leading_singular_triples(shape, seed, data):
     np.testing.assert_allclose(u.T @ u, np.eye(rank), atol=1e-12)
     np.testing.assert_allclose(vh @ vh.T, np.eye(rank), atol=1e-12)
     np.testing.assert_allclose(matrix @ vh.T, u * values, atol=1e-12)
+
+
+def matrix_with(values, d, k, seed):
+    """A d x k matrix with the given singular values, and its leading left singular vectors as columns."""
+    n = min(d, k)
+    u, _ = np.linalg.qr(random_matrix(d, n, seed).numpy())
+    v, _ = np.linalg.qr(random_matrix(k, n, seed + 1).numpy())
+    return torch.from_numpy((u * np.asarray(values)) @ v.T), u
+
+
+@given(shapes, seeds, st.integers(0, 3), st.integers(0, 3), st.data())
+def test_randomized_svd_has_the_form_of_an_svd(shape, seed, oversampling, iterations, data):
+    rank = data.draw(st.integers(1, min(shape)))
+    matrix = random_matrix(*shape, seed)
+    options = {"oversampling": oversampling, "power_iterations": iterations}
+    u, values, vh = randomized_svd(matrix, rank, **options, generator=torch.Generator().manual_seed(seed))
+    assert (u.shape, values.shape, vh.shape) == ((shape[0], rank), (rank,), (rank, shape[1]))
+    np.testing.assert_allclose(u.T @ u, np.eye(rank), atol=1e-12)
+    np.testing.assert_allclose(vh @ vh.T, np.eye(rank), atol=1e-12)
+    assert (values[:-1] >= values[1:]).all()
+    # A basis shortens: no singular value can come out too large, and no error below the best.
+    exact = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    assert (values.numpy() <= exact[:rank] + 1e-12).all()
+    rest = (matrix - (u * values) @ vh).numpy()
+    assert np.linalg.norm(rest) >= np.linalg.norm(exact[rank:]) - 1e-12
+    assert np.linalg.norm(rest, 2) >= np.append(exact, 0)[rank] - 1e-12
+
+
+@given(shapes, seeds, st.integers(0, 2), st.data())
+def test_randomized_svd_is_exact_for_a_matrix_of_that_rank(shape, seed, iterations, data):
+    rank = data.draw(st.integers(1, min(shape)))
+    matrix, _ = matrix_with([2.0] * rank + [0.0] * (min(shape) - rank), *shape, seed)
+    options = {"oversampling": 1, "power_iterations": iterations}
+    u, values, vh = randomized_svd(matrix, rank, **options, generator=torch.Generator().manual_seed(seed))
+    np.testing.assert_allclose((u * values) @ vh, matrix, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_randomized_svd_agrees_with_numpy_where_singular_values_fall_fast(shape):
+    matrix, _ = matrix_with(0.5 ** np.arange(40), *shape, seed=3)
+    u, values, vh = randomized_svd(matrix, 5, generator=torch.Generator().manual_seed(0))
+    exact_u, exact_values, exact_vh = np.linalg.svd(matrix.numpy())
+    np.testing.assert_allclose(values, exact_values[:5], rtol=1e-10)
+    # Singular vectors are given up to a sign; the products u_i v_i^T are not.
+    np.testing.assert_allclose((u * values) @ vh, (exact_u[:, :5] * exact_values[:5]) @ exact_vh[:5], atol=1e-10)
+
+
+@pytest.mark.parametrize("oversampling", [2, 4, 8])
+def test_mean_error_without_iterations_obeys_the_published_bound(oversampling):
+    rank, d, k = 6, 60, 40
+    values = 1 / np.sqrt(np.arange(1, 41))
+    matrix, _ = matrix_with(values, d, k, seed=5)
+    errors = []
+    for seed in range(200):
+        # All columns are kept, so that this is the error of the basis, which theorem 10.5 bounds.
+        options = {"oversampling": 0, "power_iterations": 0}
+        u, found, vh = randomized_svd(matrix, rank + oversampling, **options, generator=torch.Generator().manual_seed(seed))
+        errors.append(np.linalg.norm((matrix - (u * found) @ vh).numpy()))
+    bound = np.sqrt(1 + rank / (oversampling - 1)) * np.linalg.norm(values[rank:])
+    assert np.mean(errors) <= bound
+
+
+def test_iterations_bring_slowly_falling_singular_values_near_the_best():
+    matrix, left = matrix_with(1 / np.sqrt(np.arange(1, 41)), 60, 40, seed=7)
+
+    def found(iterations, seed):
+        u, _, _ = randomized_svd(matrix, 4, power_iterations=iterations, generator=torch.Generator().manual_seed(seed))
+        return np.linalg.norm(left[:, :4].T @ u.numpy()) ** 2 / 4
+
+    shares = [np.mean([found(iterations, seed) for seed in range(20)]) for iterations in (0, 1, 2, 8)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.95 < 0.999 < shares[-1]
+
+
+def test_power_iterations_survive_float32():
+    # (W W^T)^8 would span 1e-32: taken as a power, it would keep one direction of the five.
+    matrix, _ = matrix_with([1, 0.1, 1e-2, 1e-3, 1e-4] + [1e-6] * 15, 30, 20, seed=11)
+    _, values, _ = randomized_svd(matrix.float(), 5, power_iterations=8, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(values, [1, 0.1, 1e-2, 1e-3, 1e-4], rtol=1e-2)
+
+
+def test_randomized_svd_depends_on_its_generator_alone():
+    matrix = random_matrix(9, 7, seed=0)
+    options = {"oversampling": 1, "power_iterations": 0}
+    first, second, third = (randomized_svd(matrix, 2, **options, generator=torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, third)
+
+
+@pytest.mark.parametrize(("name", "value"), [("oversampling", -1), ("power_iterations", -2)])
+def test_negative_counts_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"must be at least 0, got .*{value}"):
+        randomized_svd(torch.ones(3, 5), 1, **{name: value})
 
 
 @given(shapes, seeds, st.data())
@@ -180,14 +274,16 @@ BAD_MATRICES = {
 
 
 @pytest.mark.parametrize("matrix", BAD_MATRICES.values(), ids=BAD_MATRICES)
-@pytest.mark.parametrize("function", [numerical_rank, partial(truncated_svd, rank=1), partial(low_rank_approximation, rank=1)])
+@pytest.mark.parametrize(
+    "function", [numerical_rank, *(partial(f, rank=1) for f in (truncated_svd, randomized_svd, low_rank_approximation))]
+)
 def test_what_is_no_finite_matrix_is_refused(function, matrix):
     with pytest.raises(ValueError, match=r"need a matrix of finite numbers, got shape \("):
         function(matrix)
 
 
 @pytest.mark.parametrize("rank", [-1, 0, 4])
-@pytest.mark.parametrize("function", [truncated_svd, low_rank_approximation])
+@pytest.mark.parametrize("function", [truncated_svd, randomized_svd, low_rank_approximation])
 def test_a_rank_outside_its_range_is_refused_with_the_range(function, rank):
     with pytest.raises(ValueError, match=rf"rank must be 1\.\.3 for a 3x5 matrix, got {rank}"):
         function(torch.ones(3, 5), rank)

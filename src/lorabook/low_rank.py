@@ -52,11 +52,58 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Chapter: Rank.
     """
-    _check_matrix(matrix)
-    if not 1 <= rank <= min(matrix.shape):
-        raise ValueError(f"rank must be 1..{min(matrix.shape)} for a {matrix.shape[0]}x{matrix.shape[1]} matrix, got {rank}")
+    _check_rank(matrix, rank)
     u, singular_values, vh = torch.linalg.svd(matrix, full_matrices=False)
     return u[:, :rank], singular_values[:rank], vh[:rank]
+
+
+def randomized_svd(
+    matrix: Tensor, rank: int, *, oversampling: int = 8, power_iterations: int = 2, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Nearly what :func:`truncated_svd` gives, from a few products with W and no SVD of it.
+
+    W is multiplied by a random matrix. An orthonormal basis Q of what comes out catches the directions in which W is large, and the
+    SVD of the small matrix :math:`Q^\top W` does the rest:
+
+    .. math:: Q = \operatorname{orth}\big((W W^\top)^q\, W \Omega\big), \qquad W \approx Q\,(Q^\top W)_r
+
+    With :math:`\ell` columns in :math:`\Omega` the products with W take :math:`4 (q + 1)\, d k \ell` floating-point operations.
+
+    Args:
+        matrix: W, (d, k).
+        rank: r, from 1 to min(d, k).
+        oversampling: columns of :math:`\Omega` beyond r, at least 0; there are :math:`\ell = \min(r + \text{oversampling}, d, k)`.
+        power_iterations: q, at least 0; more of them help where the singular values fall slowly.
+        generator: draws :math:`\Omega`; the global generator of the matrix's device when None.
+
+    Returns:
+        U (d, r) with orthonormal columns, r approximate singular values in falling order, each at most the true one up to rounding,
+        and :math:`V^\top` (r, k) with orthonormal rows.
+
+    Raises:
+        ValueError: not a matrix, not finite, a rank outside its range, or a negative count.
+
+    Source: Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1.
+    Chapter: The best low-rank approximation.
+
+    Example:
+        >>> u, values, vh = randomized_svd(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2)
+        >>> [round(value, 4) for value in values.tolist()]
+        [3.0, 2.0]
+    """
+    _check_rank(matrix, rank)
+    if oversampling < 0 or power_iterations < 0:
+        raise ValueError(f"oversampling and power_iterations must be at least 0, got {oversampling} and {power_iterations}")
+    columns = min(rank + oversampling, *matrix.shape)
+    device = generator.device if generator is not None else matrix.device
+    test_matrix = torch.randn(matrix.shape[1], columns, generator=generator, dtype=matrix.dtype, device=device).to(matrix.device)
+    basis = torch.linalg.qr(matrix @ test_matrix).Q  # (d, k) @ (k, l) -> (d, l)
+    for _ in range(power_iterations):
+        # Without a new basis after every product, rounding would leave only the strongest direction.
+        basis = torch.linalg.qr(matrix.mT @ basis).Q  # (k, d) @ (d, l) -> (k, l)
+        basis = torch.linalg.qr(matrix @ basis).Q  # (d, k) @ (k, l) -> (d, l)
+    u, singular_values, vh = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)  # of (l, k)
+    return basis @ u[:, :rank], singular_values[:rank], vh[:rank]
 
 
 def low_rank_approximation(matrix: Tensor, rank: int) -> Tensor:
@@ -176,6 +223,12 @@ def _check_matrix(matrix: Tensor) -> None:
         raise ValueError(f"need a matrix of finite numbers, got shape {tuple(matrix.shape)}")
     if matrix.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"need float32 or float64, got {matrix.dtype}: convert with .float()")
+
+
+def _check_rank(matrix: Tensor, rank: int) -> None:
+    _check_matrix(matrix)
+    if not 1 <= rank <= min(matrix.shape):
+        raise ValueError(f"rank must be 1..{min(matrix.shape)} for a {matrix.shape[0]}x{matrix.shape[1]} matrix, got {rank}")
 
 
 def _spectrum(singular_values: Tensor) -> Tensor:

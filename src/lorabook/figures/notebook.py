@@ -86,14 +86,15 @@ class Table:
             raise ValueError(f"every row needs {len(self.header)} cells, one for each column")
 
     def _repr_html_(self) -> str:
-        def line(cells: Sequence[object], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}{_right(cell)}>{html.escape(_text(cell))}</{tag}>" for cell in cells) + "</tr>"
+        def line(cells: Sequence[object]) -> str:
+            return "<tr>" + "".join(f"<td{_right(cell)}>{html.escape(_text(cell))}</td>" for cell in cells) + "</tr>"
 
         # A number's column has its name at the right as well.
         first = self.rows[0] if self.rows else self.header
         names = "".join(f'<th scope="col"{_right(cell)}>{html.escape(name)}</th>' for name, cell in zip(self.header, first, strict=True))
-        body = "".join(line(row, "td") for row in self.rows)
-        return f'<div style="overflow-x: auto"><table class="table"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+        head = f"<thead><tr>{names}</tr></thead>"
+        body = "".join(line(row) for row in self.rows)
+        return f'<div style="overflow-x: auto"><table class="table">{head}<tbody style="white-space: nowrap">{body}</tbody></table></div>'
 
     def __repr__(self) -> str:
         lines = [self.header, *([_text(cell) for cell in row] for row in self.rows)]

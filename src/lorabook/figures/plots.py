@@ -110,6 +110,7 @@ def lines(
     marker: str = "",
     dashed: Sequence[str] = (),
     bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    ylim: tuple[float, float] | None = None,
 ) -> Figure:
     """Curves, each with its name at its right end; names that would cover each other are moved apart.
 
@@ -122,6 +123,7 @@ def lines(
         marker: a Matplotlib marker for the single values.
         dashed: labels of the curves to draw dashed, such as predictions.
         bands: lower and upper values around some of the curves, such as the spread over seeds.
+        ylim: ends of the vertical axis, for figures that are looked at one after the other.
     """
     figure, axis = plt.subplots()
     axis.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear", xlabel=xlabel, ylabel=ylabel)
@@ -132,6 +134,8 @@ def lines(
             low, high = bands[label]
             axis.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), color=colors[label], alpha=0.2, linewidth=0)
         ends.append((label, np.asarray(x)[-1], np.asarray(y)[-1]))
+    if ylim is not None:
+        axis.set_ylim(ylim)
     _label_ends(figure, axis, ends)
     return figure
 
@@ -283,16 +287,13 @@ def valley(
     return figure
 
 
-def growth(
-    steps: ArrayLike, measured: Mapping[str, ArrayLike], predicted: Mapping[str, ArrayLike], *, aside: Sequence[str] = (), ylabel: str
-) -> Figure:
+def growth(steps: ArrayLike, measured: Mapping[str, ArrayLike], predicted: Mapping[str, ArrayLike], *, ylabel: str) -> Figure:
     """Quantities that grow from almost nothing, on a logarithmic scale, with the prediction of each thin and dashed behind it.
 
     Args:
         steps: the horizontal axis.
         measured: label and values of each quantity; what is not positive is left out.
         predicted: label and values of some of them.
-        aside: labels of curves to draw dotted and in the colour of the text.
         ylabel: quantity and unit of the vertical axis.
     """
     figure, axis = plt.subplots(figsize=(7.0, 4.2))
@@ -301,7 +302,7 @@ def growth(
     for label, values in measured.items():
         numbers = np.asarray(values)
         positive = np.where(numbers > 0, numbers, np.nan)
-        axis.plot(x, positive, color=INK if label in aside else COLORS["delta"], linestyle=":" if label in aside else "-")
+        axis.plot(x, positive, color=COLORS["delta"])
         if label in predicted:
             axis.plot(x, np.asarray(predicted[label]), color=COLORS["W"], linestyle="--", linewidth=1)
         if positive[-1] > 0:

@@ -48,6 +48,7 @@ SCRIPTS = (
     Script("matrices.py", 105),
     Script("adapters.py", 15),
     Script("spectra.py", 10),
+    Script("intruders.py", 10),
     Script("forgetting.py", 15),
     Script("intrinsic_dimension.py", 65),
     Script("domain_shift.py", 30),

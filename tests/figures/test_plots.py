@@ -62,15 +62,18 @@ def test_the_drawn_layer_names_its_three_matrices():
     assert {"$W$\nfrozen", "$A$", "$B$"} <= names
 
 
-def test_names_of_curves_that_end_together_do_not_cover_each_other():
+@pytest.mark.parametrize("ylim", [None, (0.5, 5000.0)])
+def test_names_of_curves_that_end_together_do_not_cover_each_other(ylim):
     figure = plots.lines(
         {name: ([1, 10, 100], [1.0, 2.0, end]) for name, end in (("a", 3.0), ("b", 3.01), ("c", 9.0))},
         colors=dict.fromkeys("abc", COLORS["W"]),
         xlabel="step",
         ylabel="loss (nats)",
         log="x",
+        ylim=ylim,
     )
     figure.draw_without_rendering()
+    assert ylim is None or figure.axes[0].get_ylim() == ylim
     heights = sorted(text.get_window_extent().y0 for text in figure.axes[0].texts)
     assert len(heights) == 3
     assert min(np.diff(heights)) > 10

@@ -72,14 +72,19 @@ def picture(figure: Figure, alt: str) -> Picture:
 
 
 class Table:
-    """Rows under a header: HTML on a page, aligned text elsewhere.
+    """Rows under a header: HTML on a page, aligned text elsewhere. Only the first column, which names the row, breaks lines.
 
     Args:
         header: a name for each column.
         rows: cells; a whole number gets thousands separators and stands at the right.
+        caption: what the table shows, in words.
+
+    Raises:
+        ValueError: a row of another length than the header.
     """
 
-    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+        self.caption = caption
         self.header = tuple(header)
         self.rows = [tuple(row) for row in rows]
         if any(len(row) != len(self.header) for row in self.rows):
@@ -87,14 +92,20 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[object]) -> str:
-            return "<tr>" + "".join(f"<td{_right(cell)}>{html.escape(_text(cell))}</td>" for cell in cells) + "</tr>"
+            first, *others = (html.escape(_text(cell)) for cell in cells)
+            data = "".join(f"<td{_right(cell)}>{text}</td>" for cell, text in zip(cells[1:], others, strict=True))
+            return f'<tr style="white-space: nowrap"><td style="white-space: normal">{first}</td>{data}</tr>'
 
         # A number's column has its name at the right as well.
         first = self.rows[0] if self.rows else self.header
         names = "".join(f'<th scope="col"{_right(cell)}>{html.escape(name)}</th>' for name, cell in zip(self.header, first, strict=True))
         head = f"<thead><tr>{names}</tr></thead>"
         body = "".join(line(row) for row in self.rows)
-        return f'<div style="overflow-x: auto"><table class="table">{head}<tbody style="white-space: nowrap">{body}</tbody></table></div>'
+        said = html.escape(self.caption or ", ".join(name for name in self.header if name), quote=True)
+        caption = f"<caption>{said}</caption>" if self.caption else ""
+        # A table wider than the page scrolls by itself, also by keyboard.
+        box = f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="Table: {said}">'
+        return f'{box}<table class="table">{caption}{head}<tbody>{body}</tbody></table></div>'
 
     def __repr__(self) -> str:
         lines = [self.header, *([_text(cell) for cell in row] for row in self.rows)]

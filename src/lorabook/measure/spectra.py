@@ -36,7 +36,7 @@ def linear_weights(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         AdapterError: there is none.
 
-    Chapter: Why low rank is enough.
+    Chapter: How large is the update, really?
 
     Example:
         >>> {path: tuple(weight.shape) for path, weight in linear_weights(nn.Sequential(nn.Linear(6, 4))).items()}
@@ -56,7 +56,7 @@ def change_spectrum(before: Tensor, after: Tensor) -> ChangeSpectrum:
         ValueError: nothing has changed, or the shapes differ.
 
     Source: Hu et al. 2021 (LoRA), section 7.
-    Chapter: Why low rank is enough.
+    Chapter: How large is the update, really?
 
     Example:
         >>> spectrum = change_spectrum(torch.zeros(3, 2) + 1, torch.tensor([[4.0, 1.0], [1.0, 5.0], [1.0, 1.0]]))
@@ -86,7 +86,7 @@ def truncate_changes(model: nn.Module, before: Mapping[str, Tensor], after: Mapp
         ValueError: a negative rank, or paths that differ; nothing has changed then.
 
     Source: Eckart and Young 1936.
-    Chapter: Why low rank is enough.
+    Chapter: How large is the update, really?
 
     Example:
         >>> model = nn.Sequential(nn.Linear(6, 4))

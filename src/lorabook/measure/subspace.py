@@ -8,24 +8,24 @@ from torch.func import functional_call
 
 
 class RandomSubspace(nn.Module):
-    r"""A model whose D parameters move only along d random directions.
+    r"""A model whose D parameters move only along q random directions.
 
-    .. math:: \theta = \theta_0 + P z, \qquad P \in \{-1, 0, 1\}^{D \times d}
+    .. math:: \Theta = \Theta_0 + P z, \qquad P \in \{-1, 0, 1\}^{D \times q}
 
-    Every row of P has one entry that is not zero, at a random place and with a random sign; every coordinate of z moves about D / d
+    Every row of P has one entry that is not zero, at a random place and with a random sign; every coordinate of z moves about D / q
     parameters. The columns do not overlap, so they are orthogonal, and P takes 5 bytes a parameter and no product. As the entries
     are one in size, a step of Adam on z moves the parameters as far as a step of Adam on them would.
 
     Args:
         model: its parameters are frozen; a parameter that two modules share counts once.
-        dimension: d, from 1 to D.
+        dimension: q, from 1 to D; the papers call it d.
         seed: of P.
 
     Raises:
         ValueError: a dimension outside its range.
 
     Source: Li et al. 2018 (Measuring the Intrinsic Dimension of Objective Landscapes); their P is dense or Fastfood's.
-    Chapter: Why low rank is enough.
+    Chapter: How large is the update, really?
 
     Example:
         >>> subspace = RandomSubspace(nn.Linear(6, 4), dimension=5, seed=0)
@@ -48,14 +48,14 @@ class RandomSubspace(nn.Module):
         self.names = tuple(parameters)
         self.sizes = tuple(parameter.numel() for parameter in parameters.values())
         self.coordinates = nn.Parameter(torch.zeros(dimension, device=first.device, dtype=first.dtype))
-        place = (torch.randperm(total, generator=generator) % dimension).to(first.device, torch.int32)  # D / d parameters each
+        place = (torch.randperm(total, generator=generator) % dimension).to(first.device, torch.int32)  # D / q parameters each
         sign = (2 * torch.randint(2, (total,), generator=generator) - 1).to(first.device, torch.int8)
         self.register_buffer("place", place, persistent=False)
         self.register_buffer("sign", sign, persistent=False)
 
     def change(self) -> dict[str, Tensor]:
         """P z, by the names of the model's parameters."""
-        whole = self.coordinates.index_select(0, self.place) * self.sign  # (d,) -> (D,)
+        whole = self.coordinates.index_select(0, self.place) * self.sign  # (q,) -> (D,)
         parts = torch.split(whole, list(self.sizes))
         return {name: part.view_as(self.model.get_parameter(name)) for name, part in zip(self.names, parts, strict=True)}
 

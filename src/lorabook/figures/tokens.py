@@ -47,11 +47,11 @@ def next_token_bars(
                 f"{value:.3f}{mark}", (value, row + offset), xytext=(4, 0), textcoords="offset points", va="center", fontsize="small"
             )
     axis.set_yticks(rows, [shown(token) for token in tokens])
-    axis.set(xlim=(0, 1), xlabel="probability")
+    axis.set(xlim=(0, 1.2), xticks=np.linspace(0, 1, 6), xlabel="probability")
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     if other is not None:
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False, loc="center right")
     return figure
 
 

@@ -64,7 +64,8 @@ def fingerprint(chapter: Path, root: Path) -> str:
         return ""
     files = dependencies("\n".join(cells), modules_of(root / "src"))
     # A page that names no folder of assets and loads no backbone cannot depend on what is in it.
-    reads = {"results": "assets/results" in text, "weights": "assets/weights" in text or any(file.stem == "backbone" for file in files)}
+    reads = {folder: f"assets/{folder}" in text for folder in ("results", "adapters")}
+    reads["weights"] = "assets/weights" in text or any(file.stem == "backbone" for file in files)
     folders = [root / "assets" / folder for folder, needed in reads.items() if needed]
     files += sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()

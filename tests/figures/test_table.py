@@ -11,7 +11,13 @@ TABLE = Table(("what", "count"), [("a < b", 1234567), ("both", 5)])
 def test_on_a_page_it_is_a_table_with_escaped_cells():
     rows = BeautifulSoup(TABLE._repr_html_(), "html.parser").select("tr")
     assert [[cell.text for cell in row.select("th, td")] for row in rows] == [["what", "count"], ["a < b", "1,234,567"], ["both", "5"]]
-    assert [cell.get("style") for cell in rows[0].select("th")] == [None, "text-align: right"]
+    assert ["right" in cell.get("style") for cell in rows[0].select("th")] == [False, True]
+
+
+def test_a_table_has_a_name_and_scrolls_by_keyboard():
+    box = BeautifulSoup(Table(("what",), [("a",)], "Two <things>")._repr_html_(), "html.parser").div
+    assert (box["role"], box["tabindex"], box["aria-label"]) == ("region", "0", "Table: Two <things>")
+    assert box.caption.text == "Two <things>"
 
 
 def test_as_text_its_columns_are_aligned():

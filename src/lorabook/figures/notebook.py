@@ -71,8 +71,11 @@ def picture(figure: Figure, alt: str) -> Picture:
     return Picture(svg, " ".join(alt.split()))
 
 
+_SHORT = 24  # letters of a cell that is kept on one line
+
+
 class Table:
-    """Rows under a header: HTML on a page, aligned text elsewhere. Only the first column, which names the row, breaks lines.
+    """Rows under a header: HTML on a page, aligned text elsewhere. Numbers and short texts stay on one line.
 
     Args:
         header: a name for each column.
@@ -92,13 +95,11 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[object]) -> str:
-            first, *others = (html.escape(_text(cell)) for cell in cells)
-            data = "".join(f"<td{_right(cell)}>{text}</td>" for cell, text in zip(cells[1:], others, strict=True))
-            return f'<tr style="white-space: nowrap"><td style="white-space: normal">{first}</td>{data}</tr>'
+            return "<tr>" + "".join(f"<td{_style(cell)}>{html.escape(_text(cell))}</td>" for cell in cells) + "</tr>"
 
         # A number's column has its name at the right as well.
         first = self.rows[0] if self.rows else self.header
-        names = "".join(f'<th scope="col"{_right(cell)}>{html.escape(name)}</th>' for name, cell in zip(self.header, first, strict=True))
+        names = "".join(f'<th scope="col"{_style(cell)}>{html.escape(name)}</th>' for name, cell in zip(self.header, first, strict=True))
         head = f"<thead><tr>{names}</tr></thead>"
         body = "".join(line(row) for row in self.rows)
         said = html.escape(self.caption or ", ".join(name for name in self.header if name), quote=True)
@@ -121,8 +122,15 @@ def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-def _right(cell: object) -> str:
-    return ' style="text-align: right"' if isinstance(cell, int) else ""
+def _right(cell: object) -> bool:
+    return isinstance(cell, int)
+
+
+def _style(cell: object) -> str:
+    """Numbers stand at the right; long texts wrap, short ones do not."""
+    if _right(cell):
+        return ' style="text-align: right; white-space: nowrap"'
+    return ' style="white-space: nowrap"' if len(_text(cell)) <= _SHORT else ""
 
 
 def glue(name: str, value: object) -> None:

@@ -5,8 +5,9 @@
 The models are those of experiments/methods.py on text to SQL at its tuned rates, three seeds each. For every adapted layer: the cosines of
 the ten first singular vectors of W + Delta W with the nearest singular vector of W, left and right, from which the number of intruder
 dimensions follows at any threshold; and the left ones again for two made-up changes, one with the singular values of Delta W in random
-directions, one Gaussian with the norm of Delta W. Bits per byte on test documents of pre-training are taken in the same models, on fewer
-bytes than in experiments/forgetting.py; for LoRA also with the adapter disabled. A method without a tuned rate is left out, and named.
+directions, one Gaussian with the norm of Delta W. Bits per byte on test documents of pre-training are taken in the same models, on the
+beginnings of documents and fewer bytes than in experiments/forgetting.py; for LoRA also with the adapter disabled. A method without a tuned
+rate is left out, and named.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 
 import torch
 from fine_tuning import ALL_LINEAR, LORA, UNTOUCHED, Method, Place, expected_seconds, fine_tune, lora, place_of, settings_of
-from held_out import bits_per_byte_of
 from methods import FULL_FINE_TUNING, Q_V, earlier, tuned_rate
 from run_file import Entry
 from sweep import TEST, Arm, Sweep, complete, options
@@ -28,8 +28,10 @@ from torch import Tensor
 
 from lorabook import adapter_disabled, merge_lora
 from lorabook.language.backbone import load_backbone
-from lorabook.language.corpus import SOURCES
+from lorabook.language.corpus import SOURCES, documents
+from lorabook.language.evaluate import held_out_bits_per_byte
 from lorabook.language.gpt import GPT
+from lorabook.language.tokenizer import BytePairTokenizer
 from lorabook.measure.similarity import closest_cosines
 from lorabook.measure.spectra import linear_weights
 
@@ -45,6 +47,7 @@ METHODS = (
 TOP = 10
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BYTES = 20_000  # of each source
+BEGINNING = 2_000  # characters of a document, so that no single one counts for much
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,10 @@ def run_intruders(run: IntruderRun, place: Place) -> Entry:
     start = time.perf_counter()
     method = next(method for method in METHODS if method.name == run.arm)
     model, tokenizer, _ = fine_tune(settings_of(method, TASK, run.learning_rate, run.seed, run.steps), place)
-    n_bytes, sources = (1_000, ("topics",)) if place.quick else (BYTES, SOURCES)
-    result: Entry = {"bits_per_byte": bits_per_byte_of(model, tokenizer, sources, n_bytes=n_bytes)}
+    result: Entry = {"bits_per_byte": _bits_per_byte(model, tokenizer, few=place.quick)}
     if method.kind == LORA:
         with adapter_disabled(model):
-            result["bits_per_byte_disabled"] = bits_per_byte_of(model, tokenizer, sources, n_bytes=n_bytes)
+            result["bits_per_byte_disabled"] = _bits_per_byte(model, tokenizer, few=place.quick)
     if method.kind != UNTOUCHED:
         result["layers"] = _compared(model, run.seed, few=place.quick)
         cosines = {key: [value for layer in result["layers"].values() for value in layer[key]] for key in ("left", "right")}
@@ -75,6 +77,15 @@ def run_intruders(run: IntruderRun, place: Place) -> Entry:
         for side, values in cosines.items():
             result[f"intruders_{side}"] = {str(threshold): sum(value < threshold for value in values) for threshold in THRESHOLDS}
     return result | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _bits_per_byte(model: GPT, tokenizer: BytePairTokenizer, few: bool) -> dict[str, float]:
+    """On the beginnings of the test documents of every source, in the order of their names."""
+    found = {}
+    for source in SOURCES[: 1 if few else None]:
+        texts = [text[:BEGINNING] for text in documents(source, "test")]
+        found[source] = round(held_out_bits_per_byte(model, tokenizer, texts, max_bytes=1_000 if few else BYTES), 4)
+    return found
 
 
 @torch.no_grad()
@@ -148,7 +159,7 @@ def main() -> None:
     with place_of(arguments) as place:
         found = None if place.quick else earlier(TASK)
         steps = found["settings"]["steps"] if found else place.steps
-        settings = {**place.settings, "steps": steps, "top": TOP, "evaluated_bytes": BYTES}
+        settings = {**place.settings, "steps": steps, "top": TOP, "evaluated_bytes": BYTES, "beginning": BEGINNING}
         run = partial(run_intruders, place=place)
         arms, seconds = arms_of(place, found), 30 + 0.2 * expected_seconds(steps)
         complete(Sweep("python experiments/intruders.py", place.path, settings, arms, run, seconds, summarize=summarize), arguments)

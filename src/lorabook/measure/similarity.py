@@ -168,7 +168,7 @@ def closest_cosines(before: Tensor, after: Tensor, count: int = 10, *, side: Sid
     if not 1 <= count <= min(before.shape):
         raise ValueError(f"count must be 1..{min(before.shape)} for a {before.shape[0]}x{before.shape[1]} weight, got {count}")
     old, new = (torch.linalg.svd(weight.double(), full_matrices=False) for weight in (before, after))
-    cosines = old.U.mT @ new.U[:, :count] if side == "left" else old.Vh @ new.Vh[:count].mT  # (min(d, k), n)
+    cosines: Tensor = old.U.mT @ new.U[:, :count] if side == "left" else old.Vh @ new.Vh[:count].mT  # (min(d, k), n)
     return cosines.abs().amax(0).clamp(max=1.0)
 
 

@@ -115,3 +115,11 @@ def test_what_has_not_begun_to_grow_is_left_out_and_predictions_are_dashed():
     assert measured.get_ydata()[1:].tolist() == [1.0, 2.0]
     assert predicted.get_linestyle() == "--"
     assert [text.get_text() for text in figure.axes[0].texts] == ["first"]
+
+
+def test_heat_maps_share_one_scale_and_count_from_one():
+    figure = plots.heat_maps({"A": [[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]], "B": [[1.0], [0.5]]}, xlabel="j", ylabel="i", scale="similarity")
+    first, second = figure.axes[0].images[0], figure.axes[1].images[0]
+    np.testing.assert_array_equal(first.get_array(), [[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]])
+    assert first.get_clim() == second.get_clim() == (0, 1)
+    assert first.get_extent() == [0.5, 3.5, 2.5, 0.5]

@@ -361,3 +361,28 @@ def spread(groups: Mapping[str, ArrayLike], *, colors: Mapping[str, str], xlabel
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(xlabel)
     return figure
+
+
+def heat_maps(grids: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, scale: str) -> Figure:
+    """Grids of numbers between 0 and 1 side by side, as shades from dark to bright, with one scale for all.
+
+    Args:
+        grids: title of each, and its values, (rows, columns); rows and columns are counted from 1.
+        xlabel: what a column is.
+        ylabel: what a row is.
+        scale: what a shade is.
+    """
+    figure, axes = plt.subplots(1, len(grids), figsize=(7.0, 2.6), squeeze=False, sharey=True)
+    for axis, (title, values) in zip(axes[0], grids.items(), strict=True):
+        numbers = np.asarray(values)
+        rows, columns = numbers.shape
+        extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
+        image = axis.imshow(numbers, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest", extent=extent)
+        axis.set_xticks([1, columns // 2, columns])
+        axis.set_yticks([1, rows // 2, rows])
+        axis.set_title(title, loc="center", fontsize="small")
+        axis.set_xlabel(xlabel)
+        axis.grid(visible=False)
+    axes[0][0].set_ylabel(ylabel)
+    figure.colorbar(image, ax=axes[0].tolist(), label=scale, shrink=0.9)
+    return figure

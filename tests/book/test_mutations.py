@@ -6,12 +6,18 @@ from tests.book.run_cells import run_cells
 
 # Chapter, text of a cell, and what stands there instead.
 MUTATIONS = [
+    ("01-full-fine-tuning", "copy_bytes = 2 * GPT3", "copy_bytes = 4 * GPT3"),
     ("02-rank", "assert numerical_rank(W) == 2", "W[2, 0] = 5.0\nassert numerical_rank(W) == 2"),
+    ("03-best-approximation", '"spectral": sigma[r]}', '"spectral": sigma[r - 1]}'),
+    ("04-factorizing", "least_loss = sigma[r:].square().sum() / 2", "least_loss = sigma[r - 1 :].square().sum() / 2"),
     (
-        "02-rank",
-        "B = torch.randn(200, 5, generator=generator)\nA = torch.randn(5, 120,",
-        "B = torch.randn(200, 6, generator=generator)\nA = torch.randn(6, 120,",
+        "06-task",
+        "prompt = both[:start] + [IGNORE] * (len(both) - start)",
+        "prompt = both[: start + 1] + [IGNORE] * (len(both) - start - 1)",
     ),
+    ("09-counting", 'counted = count_lora(layer, ("up_proj",), rank=8)', 'counted = count_lora(layer, ("up_proj",), rank=9)'),
+    ("10-alpha", 'equivalent_setting(base, p, q, "sgd"), SGD)', 'equivalent_setting(base, p, q, "adam"), SGD)'),
+    ("13-merging", "merged.merge()\n\n\ndef flops", "\n\ndef flops"),
 ]
 
 

@@ -152,7 +152,7 @@ def closest_cosines(before: Tensor, after: Tensor, count: int = 10, *, side: Sid
     Raises:
         ValueError: shapes that differ, a count outside its range, or another side.
 
-    Source: Shuttleworth et al. 2024 (LoRA vs Full Fine-tuning: An Illusion of Equivalence).
+    Source: Shuttleworth et al. 2025 (LoRA vs Full Fine-tuning: An Illusion of Equivalence).
     Chapter: What an adapter learns.
 
     Example:
@@ -185,7 +185,7 @@ def intruder_dimensions(before: Tensor, after: Tensor, *, count: int = 10, thres
     Raises:
         ValueError: a threshold outside its range, or what :func:`closest_cosines` refuses.
 
-    Source: Shuttleworth et al. 2024 (LoRA vs Full Fine-tuning: An Illusion of Equivalence).
+    Source: Shuttleworth et al. 2025 (LoRA vs Full Fine-tuning: An Illusion of Equivalence).
     Chapter: What an adapter learns.
 
     Example:

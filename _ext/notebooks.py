@@ -3,7 +3,8 @@
 ``notebooks/NAME.ipynb`` holds the page with everything resolved to text and no outputs, ``NAME.py`` the same in percent format,
 ``NAME.md`` the source. Beside them lies ``book-files.zip`` with the files that cells read by relative paths. One setting,
 ``book_repository``, gives the address of the book's repository. From it follow the links to Colab and to the source, and
-the site from which a notebook in Colab takes the package's wheel and the book's files. Without it the book makes no link to another host, and a notebook says what to install.
+the site from which a notebook in Colab takes the package's wheel and the book's files. Without it the book makes no link
+to another host, and a notebook says what to install.
 """
 
 from __future__ import annotations

@@ -40,9 +40,35 @@ def test_a_moving_average_ends_at_the_mean_of_the_last_steps():
     assert smooth.get_xdata()[-1] == 50
 
 
-def test_every_run_is_a_dot_in_percent():
-    figure = plots.accuracy_against_parameters({"full": ([9, 9], [0.25, 0.5])}, colors={"full": COLORS["full"]})
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [25.0, 50.0]
+def test_a_last_loss_is_marked_by_a_dashed_line():
+    figure = plots.loss_curves({"LoRA": [3.0, 2.0]}, colors={"LoRA": "b", "full": "r"}, window=1, marks={"full": 0.5})
+    assert set(figure.axes[0].lines[-1].get_ydata()) == {0.5}
+    assert {text.get_text() for text in figure.axes[0].texts} == {"LoRA", "full"}
+
+
+def arms(count):
+    """As many arms as an experiment has, those of a series at growing ranks and nearly alike in accuracy."""
+    at_ranks = {f"r = {2**i}": (10_000 * 2**i, [0.975, 0.98 + 0.002 * i]) for i in range(count)}
+    return {"LoRA q v": at_ranks, "full": {"": (2_000_000, [0.99, 0.991])}, "BitFit": {"": (20_000, [0.7, 0.72])}}
+
+
+def test_every_run_is_a_dot_in_percent_and_the_arms_of_a_series_are_joined():
+    series = {"LoRA": {"r = 8": (9, [0.25, 0.5]), "r = 2": (3, [0.1])}}
+    figure = plots.accuracy_against_parameters(series, colors={"LoRA": COLORS["delta"]})
+    joined, small, large = figure.axes[0].lines
+    assert joined.get_xydata().tolist() == [[3.0, 10.0], [9.0, 37.5]]
+    assert small.get_xydata().tolist() == [[3.0, 10.0]]
+    assert large.get_xydata().tolist() == [[9.0, 25.0], [9.0, 50.0]]
+    assert {text.get_text() for text in figure.axes[0].texts} == {"r = 2", "LoRA, r = 8"}
+
+
+def test_labels_of_many_arms_do_not_cover_each_other():
+    series = arms(6)
+    figure = plots.accuracy_against_parameters(series, colors=dict.fromkeys(series, COLORS["delta"]))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 8
+    assert not any(first.overlaps(second) for index, first in enumerate(boxes) for second in boxes[:index])
 
 
 def test_pictures_keep_their_grey_levels():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from lorabook.figures.style import COLORS, INK
@@ -183,13 +185,16 @@ def stacked_bars(
     return figure
 
 
-def loss_curves(curves: Mapping[str, Sequence[float]], *, colors: Mapping[str, str], window: int = 20) -> Figure:
+def loss_curves(
+    curves: Mapping[str, Sequence[float]], *, colors: Mapping[str, str], window: int = 20, marks: Mapping[str, float] | None = None
+) -> Figure:
     """Losses against the step on a logarithmic scale: each run's moving average, with the single steps faint behind it.
 
     Args:
         curves: label and loss of each step.
         colors: the colour of each label.
         window: steps in the moving average.
+        marks: label and height of dashed lines, such as the last loss of a run whose curve is not at hand.
     """
     figure, axis = plt.subplots()
     for label, losses in curves.items():
@@ -199,27 +204,80 @@ def loss_curves(curves: Mapping[str, Sequence[float]], *, colors: Mapping[str, s
         steps = np.arange(window, len(numbers) + 1)
         axis.semilogy(steps, smooth, color=colors[label])
         axis.annotate(label, (steps[-1], smooth[-1]), xytext=(6, 0), textcoords="offset points", va="center")
+    for label, height in (marks or {}).items():
+        axis.axhline(height, color=colors[label], linestyle="--", linewidth=1)
+        axis.annotate(label, (1, height), xytext=(0, -4), textcoords="offset points", va="top", color=colors[label])
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per target token)")
     return figure
 
 
-def accuracy_against_parameters(points: Mapping[str, tuple[ArrayLike, ArrayLike]], *, colors: Mapping[str, str]) -> Figure:
-    """One dot for each run, the runs of a method joined by a line from the worst to the best.
+def accuracy_against_parameters(series: Mapping[str, Mapping[str, tuple[int, ArrayLike]]], *, colors: Mapping[str, str]) -> Figure:
+    """A dot for each run; the arms of a series, such as one choice of matrices at several ranks, are joined through their means.
 
     Args:
-        points: label, and the numbers of trainable parameters and the accuracies (0 to 1) of its runs.
-        colors: the colour of each label.
+        series: label of each series, and of each of its arms a short label, which may be empty, the number of trainable parameters and
+            the accuracies (0 to 1) of its runs. The name of the series stands at its largest arm.
+        colors: the colour of each series.
     """
-    figure, axis = plt.subplots(figsize=(7.0, 3.8))
-    for label, (parameters, accuracies) in points.items():
-        x, y = np.asarray(parameters), 100 * np.asarray(accuracies)
-        axis.semilogx(x, y, marker="o", color=colors[label])
-        axis.annotate(label, (x[0], y.min()), xytext=(0, -8), textcoords="offset points", ha="center", va="top", fontsize="small")
-    axis.margins(x=0.2, y=0.25)
-    axis.set_xlabel("trainable parameters")
-    axis.set_ylabel("execution accuracy (%)")
+    figure, axis = plt.subplots(figsize=(7.0, 4.2))
+    axis.set(xscale="log", xlabel="trainable parameters", ylabel="execution accuracy (%)")
+    labels, points = [], []
+    for (name, arms), marker in zip(series.items(), itertools.cycle("osD^v")):
+        ordered = sorted(arms.items(), key=lambda arm: arm[1][0])
+        x = np.array([count for _, (count, _) in ordered], dtype=float)
+        runs = [100 * np.atleast_1d(np.asarray(accuracies, dtype=float)) for _, (_, accuracies) in ordered]
+        means = np.array([values.mean() for values in runs])
+        axis.plot(x, means, color=colors[name], linewidth=1, alpha=0.6)
+        for count, values in zip(x, runs, strict=True):
+            axis.plot(np.full(len(values), count), values, marker, color=colors[name], markersize=5, alpha=0.7, linestyle="none")
+            points += [(count, value) for value in values]
+        fine = np.linspace(0, len(x) - 1, 12 * len(x))
+        points += list(zip(10 ** np.interp(fine, range(len(x)), np.log10(x)), np.interp(fine, range(len(x)), means), strict=True))
+        for (short, _), count, values in zip(ordered, x, runs, strict=True):
+            text = ", ".join(part for part in (name if count == x[-1] else "", short) if part)
+            labels.append((text, count, values.mean()))
+    axis.margins(x=0.15, y=0.25)
+    axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= 100])
+    _label_points(figure, axis, labels, points)
     return figure
+
+
+def _label_points(
+    figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]], apart: float = 4.0
+) -> None:
+    """Write each text near its point, where it covers neither another text nor a point, as far as there is such a place."""
+    figure.draw_without_rendering()
+    taken: list[Bbox] = []
+    dots = axis.transData.transform(points)
+    whole = axis.get_window_extent()
+    for text, x, y in sorted(labels, key=lambda label: -len(label[0])):
+        best, least = None, np.inf
+        for distance, (across, up) in itertools.product(
+            (9, 16, 26, 38, 52), ((0, -1), (0, 1), (1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1))
+        ):
+            note = axis.annotate(
+                text,
+                (x, y),
+                xytext=(distance * across, distance * up),
+                textcoords="offset points",
+                ha=("right", "center", "left")[across + 1],
+                va=("top", "center", "bottom")[up + 1],
+                fontsize="small",
+            )
+            box = note.get_window_extent().padded(apart)
+            outside = not (whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1)
+            faults = 100 * outside + 10 * sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots)
+            if faults >= least:
+                note.remove()
+                continue
+            if best is not None:
+                best[0].remove()
+            best, least = (note, box), faults
+            if not faults:
+                break
+        if best is not None:
+            taken.append(best[1])
 
 
 def lora_layer() -> Figure:

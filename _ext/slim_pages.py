@@ -165,6 +165,8 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     body = size_pictures(fold(drop_scripts(body, search)), folder)
     # Sphinx gives the content of every exercise, solution and proof one and the same id.
     body = re.sub(r'<section id="(?:exercise|solution|proof)-content">', "<section>", body)
+    # Roles that ARIA has given up, and a list that holds more than entries.
+    body = body.replace(' role="doc-biblioentry"', "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     # A header cell that heads nothing is a cell.
     body = re.sub(r"<th\b([^>]*)>((?:\s|<p>|</p>|&nbsp;|&#160;)*)</th>", _plain_cell, body)
     return draw_icons(name_frame(head + body), icon_paths(icons))

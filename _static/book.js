@@ -52,7 +52,20 @@
 
   // The page that is being read stands in sight in the book's contents.
   const here = find(".bd-sidebar-primary .current.active");
-  if (here && here.getBoundingClientRect().bottom > innerHeight) find("#pst-primary-sidebar").scrollTop = here.offsetTop - innerHeight / 2;
+  if (here) requestAnimationFrame(() => {
+    if (here.getBoundingClientRect().bottom > innerHeight) find("#pst-primary-sidebar").scrollTop = here.offsetTop - innerHeight / 2;
+  });
+
+  // Work on many elements waits until the page is there, and gives way to the reader.
+  const pause = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 5 }), 30));
+  const atLeisure = (elements, work) => {
+    const left = [...elements];
+    const go = (time) => {
+      while (left.length && time.timeRemaining() > 2) work(left.shift());
+      if (left.length) pause(go);
+    };
+    pause(go);
+  };
 
   // Search: the dialog leads to the page of results; on that page the field itself is meant.
   const dialog = find("#pst-search-dialog");
@@ -75,10 +88,10 @@
 
   // Code can be copied, without the prompts of a console.
   const copyable = navigator.clipboard ? all("div.highlight > pre").filter((one) => !one.closest(".cell_output")) : [];
-  copyable.forEach((code) => {
+  atLeisure(copyable, (code) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = "copybtn";
+    button.className = "copy-code";
     button.textContent = "Copy";
     button.addEventListener("click", async () => {
       const copy = code.cloneNode(true);
@@ -91,14 +104,11 @@
   });
 
   // What scrolls by itself can be reached, and scrolled, by keyboard.
-  const scrollers = all("pre, .katex-display, .katex-display > .katex > .katex-html, div.math, .pst-scrollable-table-container, .cell_output > .output");
-  const reach = () => {
-    const wide = scrollers.map((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1);
-    scrollers.forEach((one, index) => {
-      if (wide[index]) one.tabIndex = 0;
-      else one.removeAttribute("tabindex");
-    });
-  };
+  const scrollers = all("pre, .katex-display, div.math, .pst-scrollable-table-container, .cell_output > .output");
+  const reach = () => atLeisure(scrollers, (one) => {
+    if (one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1) one.tabIndex = 0;
+    else one.removeAttribute("tabindex");
+  });
   let waiting;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(reach, 300); });
   addEventListener("load", reach);

@@ -184,12 +184,12 @@ def test_the_colours_change_and_stay_changed(visit):
 
 def test_on_a_phone_the_contents_open_and_close_by_keyboard(visit):
     page = visit(CHAPTERS[0], width=375).page
-    entry = page.get_by_role("link", name="Rank", exact=True).first
+    entry = page.locator(".bd-links a").first
     assert not entry.is_visible()
     page.locator(".primary-toggle").press("Enter")
-    assert entry.is_visible()
+    entry.wait_for(state="visible")
     page.keyboard.press("Escape")
-    assert not entry.is_visible()
+    entry.wait_for(state="hidden")
     assert page.evaluate("document.activeElement.matches('.primary-toggle')")
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import KernelManager
-from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 from tests.book.conftest import ROOT, SITE
+from tests.book.run_notebook import TIMEOUT_SECONDS
+from tests.book.test_execution import EXECUTED
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
@@ -28,9 +27,7 @@ from cut_network import OFFLINE
 from notebooks import ARCHIVE, wheel_of
 
 NOTEBOOKS = sorted((SITE / "notebooks").glob("*.ipynb"))
-LIMIT_SECONDS = 600
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_SECONDS + 60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT_SECONDS + 60)]
 
 
 def allowed():
@@ -109,8 +106,6 @@ def test_the_environment_holds_what_is_allowed_and_nothing_else(fresh):
 
 
 def test_there_is_a_notebook_for_every_executed_chapter():
-    from tests.book.test_execution import EXECUTED
-
     listed = (ROOT / "_toc.yml").read_text(encoding="utf-8")
     expected = {path.stem for path in EXECUTED if f"chapters/{path.stem}\n" in listed} - {"index"}
     assert {path.stem for path in NOTEBOOKS} == expected
@@ -119,11 +114,18 @@ def test_there_is_a_notebook_for_every_executed_chapter():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, fresh):
     root = fresh[2]
-    notebook = nbformat.read(path, as_version=4)
-    manager = KernelManager(kernel_name="fresh", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(root / "kernels")]))
-    client = NotebookClient(
-        notebook, km=manager, timeout=LIMIT_SECONDS, startup_timeout=120, resources={"metadata": {"path": str(root / "book" / "chapters")}}
-    )
-    client.execute()
-    ran = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1))
+    command = [sys.executable, "-m", "tests.book.run_notebook", path, root / "book" / "chapters", root / "kernels"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    ran = json.loads(result.stdout)
+    assert ran == list(range(1, len(ran) + 1))
+
+
+def test_a_notebook_that_fails_is_heard_of(tmp_path, fresh):
+    root = fresh[2]
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import myst_nb")])
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    command = [sys.executable, "-m", "tests.book.run_notebook", tmp_path / "broken.ipynb", tmp_path, root / "kernels"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "No module named 'myst_nb'" in result.stderr

@@ -149,3 +149,22 @@ def test_a_frozen_a_over_an_embedding_would_learn_nothing_and_is_refused(make_mo
         add_lora(model, LoRAConfig(rank=2, targets=("embedding", "proj"), freeze_a=True))
     assert repr(model) == repr(make_model())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers in its old words
+def test_all_linear_takes_the_layers_that_peft_takes_and_leaves_an_untied_head():
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**settings, tie_word_embeddings=False))
+    ours = add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets="all-linear"))
+    theirs = get_peft_model(
+        LlamaForCausalLM(LlamaConfig(**settings, tie_word_embeddings=False)), LoraConfig(r=2, target_modules="all-linear")
+    )
+    adapted = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A") for name, _ in theirs.named_modules() if name.endswith(".lora_A")
+    }
+    assert set(ours) == adapted
+    assert "lm_head" not in ours
+    assert add_lora(LlamaForCausalLM(LlamaConfig(**settings)), LoRAConfig(rank=2, targets=("lm_head",))) == ("lm_head",)

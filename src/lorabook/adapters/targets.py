@@ -31,6 +31,9 @@ def fits(path: str, target: Target) -> bool:
 def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[str]:
     """Paths of the targeted linear layers and embeddings, in the order of the model; every target must match.
 
+    "all-linear" leaves out a layer whose weight another module shares, and the output layer of a model that says which one that is
+    (``get_output_embeddings``, as those of transformers do): the same layers that PEFT takes.
+
     Raises:
         AdapterError: a target matches nothing; the message lists what there is.
 
@@ -41,7 +44,8 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
     layers = {path: module for path, module in _open_to_adapters(model) if is_linear(module) or isinstance(module, nn.Embedding)}
     if targets == ALL_LINEAR:
         shared = {path for group in shared_weights(model) for path, _ in group if len({module for _, module in group}) > 1}
-        chosen = [path for path, module in layers.items() if is_linear(module) and path not in shared]
+        head = _output_layer(model)
+        chosen = [path for path, module in layers.items() if is_linear(module) and path not in shared and module is not head]
         if not chosen:
             raise AdapterError("the model has no linear layer with a weight of its own")
         return chosen
@@ -124,6 +128,12 @@ def _open_to_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The model's own modules, less what lies inside one that an adapter trains in full."""
     sites = [path for path, _ in places(model)]
     return [(path, module) for path, module in backbone(model) if not any(path.startswith(site + ".") for site in sites)]
+
+
+def _output_layer(model: nn.Module) -> object:
+    """The layer that gives the scores of the vocabulary, where the model names it."""
+    named = getattr(model, "get_output_embeddings", None)
+    return named() if callable(named) else None
 
 
 def _name(target: Target) -> str:

@@ -42,6 +42,8 @@ _THEME = (
     "})(document.documentElement.dataset)</script>"
 )
 
+_CREDIT = "<!-- Icons: Font Awesome Free, https://fontawesome.com, CC BY 4.0 -->"
+
 # Parts of the theme's frame that hold nothing here, each on every page.
 _EMPTY = [
     r'<div id="pst-scroll-pixel-helper"></div>',
@@ -169,6 +171,7 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     body = body.replace(' role="doc-biblioentry"', "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     # A header cell that heads nothing is a cell.
     body = re.sub(r"<th\b([^>]*)>((?:\s|<p>|</p>|&nbsp;|&#160;)*)</th>", _plain_cell, body)
+    body = body.replace("</body>", f"{_CREDIT}\n</body>")
     return draw_icons(name_frame(head + body), icon_paths(icons))
 
 

@@ -61,10 +61,10 @@
   const atLeisure = (elements, work) => {
     const left = [...elements];
     const go = (time) => {
-      while (left.length && time.timeRemaining() > 2) work(left.shift());
-      if (left.length) pause(go);
+      do work(left.shift()); while (left.length && time.timeRemaining() > 2);
+      if (left.length) pause(go, { timeout: 500 });
     };
-    pause(go);
+    if (left.length) pause(go, { timeout: 500 });
   };
 
   // Search: the dialog leads to the page of results; on that page the field itself is meant.

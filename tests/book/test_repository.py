@@ -47,7 +47,7 @@ def test_building_the_book_again_does_nothing_and_prints_the_page():
 
 def test_help_names_every_command():
     listed = make("help").stdout
-    for command in ("book", "test", "test-fast", "lab", "serve", "bench", "clean"):
+    for command in ("book", "test", "test-fast", "lab", "serve", "audit", "pdf", "bench", "clean"):
         assert f"make {command} " in listed
 
 

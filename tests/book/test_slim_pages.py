@@ -208,5 +208,6 @@ def test_paper_shows_every_solution_and_cuts_no_line_of_code(visit):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
     assert not page.locator(".bd-sidebar-primary").is_visible()
+    assert page.locator("article h1").is_visible()
     cut = "[...document.querySelectorAll('pre')].filter(one => one.offsetParent && one.scrollWidth > one.clientWidth + 1).length"
     assert page.evaluate(cut) == 0

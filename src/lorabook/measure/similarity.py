@@ -18,33 +18,40 @@ def subspace_similarity(first: Tensor, second: Tensor, ranks: tuple[int, int] | 
 
     .. math:: \phi(i, j) = \frac{\lVert V_i^\top V'_j \rVert_F^2}{\min(i, j)}
 
-    with :math:`V_i` the first i right singular vectors of the first matrix as columns, and :math:`V'_j` the first j of the second. It
-    is the mean squared cosine of the angles between the two subspaces: 1 if the smaller lies in the larger, 0 if they are orthogonal.
-    For two random subspaces its mean is max(i, j) / k.
+    with :math:`V_i` the first i right singular vectors of the first matrix as
+    columns, and :math:`V'_j` the first j of the second. It is the mean squared
+    cosine of the angles between the two subspaces: 1 if the smaller lies in the
+    larger, 0 if they are orthogonal. For two random subspaces its mean is
+    max(i, j) / k.
 
     Args:
         first: (m, k), such as a factor A or a change of weights.
         second: (n, k).
-        ranks: how many directions of each; all of them, by :func:`~lorabook.low_rank.numerical_rank`, when None.
+        ranks: how many directions of each; all of them, by
+            :func:`~lorabook.low_rank.numerical_rank`, when None.
 
     Returns:
         (p, q) in float64, with :math:`\phi(i, j)` in row i - 1 and column j - 1.
 
     Raises:
-        ValueError: another number of columns, or more directions than a matrix has; those beyond its rank would be arbitrary.
+        ValueError: another number of columns, or more directions than a matrix
+            has; those beyond its rank would be arbitrary.
 
     Source: Hu et al. 2021 (LoRA), section 7.2 and appendix G.
     Chapter: What an adapter learns.
 
     Example:
-        >>> first, second = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), torch.tensor([[0.0, 5.0, 0.0]])
+        >>> first = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+        >>> second = torch.tensor([[0.0, 5.0, 0.0]])
         >>> subspace_similarity(first, second).tolist()
         [[0.0], [1.0]]
     """
     if first.shape[-1] != second.shape[-1]:
-        raise ValueError(f"both matrices need the same number of columns, got {tuple(first.shape)} and {tuple(second.shape)}")
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"both matrices need the same number of columns, got {shapes}")
     p, q = ranks if ranks is not None else (None, None)
-    squared = (_right_directions(first, p) @ _right_directions(second, q).mT).square()  # (p, k) @ (k, q) -> (p, q)
+    first, second = _right_directions(first, p), _right_directions(second, q)
+    squared = (first @ second.mT).square()  # (p, k) @ (k, q) -> (p, q)
     i = torch.arange(1, squared.shape[0] + 1, device=squared.device)[:, None]
     j = torch.arange(1, squared.shape[1] + 1, device=squared.device)
     return squared.cumsum(0).cumsum(1) / torch.minimum(i, j)
@@ -173,31 +180,39 @@ def closest_cosines(before: Tensor, after: Tensor, count: int = 10, *, side: Sid
 
 
 def intruder_dimensions(before: Tensor, after: Tensor, *, count: int = 10, threshold: float = 0.5, side: Side = "left") -> int:
-    r"""How many of a changed weight's first n singular vectors resemble none that the weight had: :math:`\#\{j \le n : c_j < \epsilon\}`.
+    r"""How many of a changed weight's first n singular vectors are new.
+
+    .. math:: \#\{j \le n : c_j < \epsilon\}
+
+    with the cosines :math:`c_j` of :func:`closest_cosines`: such a vector resembles
+    none that the weight had.
 
     Args:
         before: W, (d, k).
         after: :math:`W + \Delta W`, (d, k).
         count: n, from 1 to min(d, k).
-        threshold: :math:`\epsilon`, from 0 to 1; the number depends on it, so look at :func:`closest_cosines` as well.
+        threshold: :math:`\epsilon`, from 0 to 1; the number depends on it.
         side: left or right singular vectors.
 
     Raises:
-        ValueError: a threshold outside its range, or what :func:`closest_cosines` refuses.
+        ValueError: a threshold outside its range, or what
+            :func:`closest_cosines` refuses.
 
-    Source: Shuttleworth et al. 2025 (LoRA vs Full Fine-tuning: An Illusion of Equivalence).
+    Source: Shuttleworth et al. 2025 (LoRA vs Full Fine-tuning).
     Chapter: What an adapter learns.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> before = torch.randn(40, 30, generator=generator)
-        >>> u, v = torch.randn(40, 1, generator=generator), torch.randn(1, 30, generator=generator)
-        >>> intruder_dimensions(before, before + u @ v, threshold=0.5), intruder_dimensions(before, before + 0.01 * u @ v)
-        (1, 0)
+        >>> u = torch.randn(40, 1, generator=generator)
+        >>> v = torch.randn(1, 30, generator=generator)
+        >>> [intruder_dimensions(before, before + t * u @ v) for t in (0.01, 1.0)]
+        [0, 1]
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be 0..1, got {threshold}")
-    return int((closest_cosines(before, after, count, side=side) < threshold).sum())
+    cosines = closest_cosines(before, after, count, side=side)
+    return int((cosines < threshold).sum())
 
 
 def _right_directions(matrix: Tensor, count: int | None) -> Tensor:

@@ -46,6 +46,13 @@ def test_a_last_loss_is_marked_by_a_dashed_line():
     assert {text.get_text() for text in figure.axes[0].texts} == {"LoRA", "full"}
 
 
+def test_names_may_stand_near_the_last_points():
+    curves = {"short": ([1, 2], [3.0, 4.0]), "long": ([1, 9], [1.0, 1.0])}
+    colors = dict.fromkeys(curves, COLORS["delta"])
+    figure = plots.lines(curves, colors=colors, xlabel="step", ylabel="loss", near=True)
+    assert {text.get_text(): text.xy for text in figure.axes[0].texts} == {"short": (2, 4.0), "long": (9, 1.0)}
+
+
 def arms(count):
     """As many arms as an experiment has, those of a series at growing ranks and nearly alike in accuracy."""
     at_ranks = {f"r = {2**i}": (10_000 * 2**i, [0.975, 0.98 + 0.002 * i]) for i in range(count)}

@@ -115,6 +115,7 @@ def lines(
     dashed: Sequence[str] = (),
     bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     ylim: tuple[float, float] | None = None,
+    near: bool = False,
 ) -> Figure:
     """Curves, each with its name at its right end; names that would cover each other are moved apart.
 
@@ -128,19 +129,24 @@ def lines(
         dashed: labels of the curves to draw dashed, such as predictions.
         bands: lower and upper values around some of the curves, such as the spread over seeds.
         ylim: ends of the vertical axis, for figures that are looked at one after the other.
+        near: the names stand near the last points instead of at the right edge, for curves that end at different places.
     """
     figure, axis = plt.subplots()
     axis.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear", xlabel=xlabel, ylabel=ylabel)
-    ends = []
+    ends, points = [], []
     for label, (x, y) in curves.items():
         axis.plot(np.asarray(x), np.asarray(y), color=colors[label], marker=marker, linestyle="--" if label in dashed else "-")
+        points += list(zip(np.asarray(x).tolist(), np.asarray(y).tolist(), strict=True))
         if bands and label in bands:
             low, high = bands[label]
             axis.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), color=colors[label], alpha=0.2, linewidth=0)
         ends.append((label, np.asarray(x)[-1], np.asarray(y)[-1]))
     if ylim is not None:
         axis.set_ylim(ylim)
-    _label_ends(figure, axis, ends)
+    if near:
+        _label_points(figure, axis, ends, points)
+    else:
+        _label_ends(figure, axis, ends)
     return figure
 
 
@@ -207,6 +213,7 @@ def loss_curves(
     for label, height in (marks or {}).items():
         axis.axhline(height, color=colors[label], linestyle="--", linewidth=1)
         axis.annotate(label, (1, height), xytext=(0, -4), textcoords="offset points", va="top", color=colors[label])
+        axis.set_ylim(bottom=min(axis.get_ylim()[0], height / 2))  # room for the name
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per target token)")
     return figure

@@ -1,4 +1,6 @@
-"""Execute a notebook in a kernel of another environment. `python -m tests.book.run_notebook NOTEBOOK FOLDER KERNELS` prints how often each cell ran.
+"""Execute a notebook in a kernel of another environment: `python -m tests.book.run_notebook NOTEBOOK FOLDER KERNELS`.
+
+It prints the count of each cell that ran.
 
 A process of its own: what the driver imports is not what the notebook's kernel can import, and its sockets close with it.
 """

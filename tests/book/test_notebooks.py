@@ -43,6 +43,7 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 nb_execution_mode = "cache"
 nb_execution_cache_path = "_build/cache"
 nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 numfig = True
 """
 CHAPTER = (
@@ -55,7 +56,7 @@ and [elsewhere](https://example.org/a_b). A price of \$5,
 `a|b`, 1 < 2, snake_case, 2 * 3 * 4.
 
 ```{code-cell} ipython3
-from lorabook.figures.notebook import glue
+from myst_nb import glue
 
 seen = ["first"]
 ```
@@ -64,7 +65,7 @@ seen = ["first"]
 :tags: [remove-cell]
 
 seen.append("hidden")
-glue("small-answer", f"{6 * 7 / 10:.1f}")
+glue("small-answer", f"{6 * 7 / 10:.1f}", display=False)
 ```
 
 The answer is {glue:text}`small-answer`, by {eq}`eq-sum` and {prf:ref}`theorem-small`.

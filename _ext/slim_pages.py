@@ -185,6 +185,7 @@ def name_frame(page: str) -> str:
     page = re.sub(r' data-bs-(?:toggle|placement|title)="[^"]*"', "", page)
     page = re.sub(r'(<button class="btn search-button-field[^"]*") title="Search" aria-label="Search"', r"\1", page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    page = page.replace('<summary><span class="toctree-toggle"', '<summary aria-label="Show the pages below"><span class="toctree-toggle"')
     page = page.replace('title="Toggle primary sidebar"', 'aria-label="Contents of the book" title="Contents of the book"')
     page = page.replace('title="Toggle secondary sidebar"', 'aria-label="On this page" title="On this page"')
     page = page.replace('id="pst-back-to-top">', 'id="pst-back-to-top" hidden>')

@@ -20,6 +20,7 @@ MUTATIONS = [
     ("08-lora-linear", "by_parts = x @ W.T + s * (x @ A.T) @ B.T", "by_parts = x @ W.T + (x @ A.T) @ B.T"),
     ("09-counting", 'counted = count_lora(layer, ("up_proj",), rank=8)', 'counted = count_lora(layer, ("up_proj",), rank=9)'),
     ("10-alpha", 'equivalent_setting(base, p, q, "sgd"), SGD)', 'equivalent_setting(base, p, q, "adam"), SGD)'),
+    ("11-fine-tuning", 'test = text_to_sql.examples("test", QUESTIONS, seed=0)', 'test = text_to_sql.examples("train", QUESTIONS, seed=0)'),
     ("12-what-it-learns", "(4, 6.91, 0.32, 21.67, 0.02)", "(4, 6.91, 0.32, 21.67, 0.32)"),
     ("13-merging", "merged.merge()\n\n\ndef flops", "\n\ndef flops"),
 ]

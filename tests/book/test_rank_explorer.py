@@ -48,5 +48,5 @@ def test_focus_is_visible(visit):
 def test_without_scripts_a_picture_and_its_numbers_remain(visit):
     page = visit(PAGE, scripts=False).page
     assert page.locator(".lora-explorer img").is_visible()
-    assert page.locator(".lora-explorer output").inner_text().startswith("rank 20:")
+    assert page.locator(".lora-explorer output").text_content().startswith("rank 20:")
     assert not page.locator(".lora-explorer input").is_visible()

@@ -41,7 +41,7 @@ def test_a_page_opened_from_disk_reads_correctly(visit, path, scheme, width):
     assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
     assert page.evaluate("[...document.styleSheets].every(sheet => sheet.href === null || sheet.ownerNode.sheet !== null)")
     if page.locator(".katex").count():
-        assert page.evaluate("document.fonts.check('16px KaTeX_Main')")
+        assert page.evaluate("document.fonts.load('16px KaTeX_Main').then(found => found.length > 0)")
         assert page.locator(".katex-error").count() == 0
 
 

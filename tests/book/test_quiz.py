@@ -26,7 +26,9 @@ def build(tmp_path):
         (tmp_path / "index.md").write_text(text, encoding="utf-8")
         (tmp_path / "conf.py").write_text(
             f"import sys; sys.path.insert(0, {str(ROOT / '_ext')!r})\n"
-            "extensions = ['myst_parser', 'quiz']\nsuppress_warnings = ['app.add_node', 'app.add_directive']\nmyst_enable_extensions = ['colon_fence', 'dollarmath']\n",
+            "extensions = ['myst_parser', 'quiz']\n"
+            "suppress_warnings = ['app.add_node', 'app.add_directive']\n"
+            "myst_enable_extensions = ['colon_fence', 'dollarmath']\n",
             encoding="utf-8",
         )
         warnings = tmp_path / "warnings.txt"

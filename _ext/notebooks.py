@@ -124,6 +124,11 @@ def name_of(docname: str) -> str:
     return docname.rpartition("/")[2]
 
 
+def script_of(name: str) -> str:
+    """File name of a page's script: never one that Python would import, as a numbers.py in place of its own."""
+    return f"{name}-page.py" if name.isidentifier() else f"{name}.py"
+
+
 def as_notebook(cells: list[Cell], title: str, setup: str) -> Any:
     """The notebook of a page: its title, the setup, then its cells."""
     first = Cell("markdown", title)
@@ -194,8 +199,8 @@ def links(app: Any, docname: str, suffix: str = ".md") -> str:
     colab = f"https://colab.research.google.com/github{urlsplit(repository).path}/blob/{BRANCH}/{name}.ipynb"
     found = [f'<a href="{colab}">Run in Colab</a>'] if repository else []
     found.append(f'<a href="{base}/{name}.ipynb" download>Download .ipynb</a>')
-    for ending, what in ((".py", "Python script"), (suffix, "MyST source")):
-        found.append(f'<a href="{base}/{name}{ending}" download aria-label="{ending}: download the {what}">{ending}</a>')
+    for file, ending, what in ((script_of(name), ".py", "Python script"), (name + suffix, suffix, "MyST source")):
+        found.append(f'<a href="{base}/{file}" download aria-label="{ending}: download the {what}">{ending}</a>')
     if repository:
         found.append(f'<a href="{html.escape(repository)}/blob/main/{docname}{suffix}">Source</a>')
     items = "".join(f"<li>{one}</li>" for one in found)
@@ -216,7 +221,7 @@ def write(app: Any, doctree: nodes.document, docname: str) -> None:
     nbformat.validate(notebook)
     name = name_of(docname)
     (folder / f"{name}.ipynb").write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    (folder / f"{name}.py").write_text(jupytext.writes(notebook, fmt="py:percent"), encoding="utf-8")
+    (folder / script_of(name)).write_text(jupytext.writes(notebook, fmt="py:percent"), encoding="utf-8")
     shutil.copyfile(path, folder / path.name)
     title = next(doctree.findall(nodes.title))
     title.parent.insert(title.parent.index(title) + 1, nodes.raw("", links(app, docname), format="html"))
@@ -228,8 +233,9 @@ def finish(app: Any, exception: Exception | None) -> None:
     if exception is not None or not folder.is_dir():
         return
     names = {name_of(docname) for docname in app.env.found_docs}
+    kept = {ARCHIVE, *(file for name in names for file in (f"{name}.ipynb", f"{name}.md", script_of(name)))}
     for path in folder.iterdir():
-        if path.stem not in names and path.name != ARCHIVE:
+        if path.name not in kept:
             path.unlink()
     root = Path(app.confdir)
     files = sorted({path for pattern in FILES for path in root.glob(pattern) if path.is_file()})

@@ -24,7 +24,7 @@ from tests.book.test_fresh_execution import HEADER
 sys.path.insert(0, str(ROOT / "_ext"))
 
 from markdown_writer import code, escaped, fence, quoted
-from notebooks import setup_cell, site_of
+from notebooks import script_of, setup_cell, site_of
 from sphinx.errors import ExtensionError
 
 ROLE = re.compile(r"\{[a-z]+(?::[a-z]+)?\}`")
@@ -201,7 +201,7 @@ def text(notebook):
 
 def test_only_executed_pages_become_notebooks_and_the_welcome_page_does_not(site):
     names = {path.name for path in (site / "notebooks").iterdir()}
-    assert names == {f"{name}.{kind}" for name in ("first", "second") for kind in ("ipynb", "py", "md")} | {"book-files.zip"}
+    assert names == {f"{name}{kind}" for name in ("first", "second") for kind in (".ipynb", "-page.py", ".md")} | {"book-files.zip"}
 
 
 def test_a_notebook_is_valid_without_outputs_and_begins_with_title_and_setup(notebook):
@@ -277,14 +277,19 @@ def test_lists_tables_listings_and_signs_survive(text):
 
 
 def test_the_script_and_the_source_are_the_same_chapter(site, notebook):
-    script = jupytext.reads((site / "notebooks" / "first.py").read_text(encoding="utf-8"), fmt="py:percent")
+    script = jupytext.reads((site / "notebooks" / "first-page.py").read_text(encoding="utf-8"), fmt="py:percent")
     assert [(cell.cell_type, cell.source) for cell in script.cells] == [(cell.cell_type, cell.source) for cell in notebook.cells]
     assert (site / "notebooks" / "first.md").read_text(encoding="utf-8") == CHAPTER
 
 
+def test_a_script_takes_no_modules_name():
+    assert script_of("numbers") == "numbers-page.py"
+    assert script_of("02-rank") == "02-rank.py"
+
+
 def test_without_an_address_the_links_are_the_downloads_alone(page, site):
     row = page.select_one("h1 + nav.run-links")
-    assert [link["href"] for link in row.select("a")] == [f"../notebooks/first.{kind}" for kind in ("ipynb", "py", "md")]
+    assert [link["href"] for link in row.select("a")] == [f"../notebooks/first{kind}" for kind in (".ipynb", "-page.py", ".md")]
     assert all((site / "chapters" / link["href"]).resolve().is_file() for link in row.select("a"))
     assert row["aria-label"]
     plain = BeautifulSoup((site / "chapters" / "plain.html").read_text(encoding="utf-8"), "html.parser")

@@ -115,7 +115,7 @@ def test_there_is_a_notebook_for_every_executed_chapter():
 def test_a_notebook_runs_from_top_to_bottom(path, fresh):
     root = fresh[2]
     command = [sys.executable, "-m", "tests.book.run_notebook", path, root / "book" / "chapters", root / "kernels"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
     assert result.returncode == 0, result.stderr[-4000:]
     ran = json.loads(result.stdout)
     assert ran == list(range(1, len(ran) + 1))

@@ -49,6 +49,7 @@ def test_a_page_opened_from_disk_reads_correctly(visit, path, scheme, width):
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_axe_finds_no_violation_on_a_page(visit, path):
     page = visit(path).page
+    page.set_default_timeout(120_000)  # a long page on a busy machine
     page.evaluate(AXE)
     found = {}
     for width in (1280, 375):

@@ -1,19 +1,10 @@
 """The book's figures draw what they are given."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from lorabook.figures import plots
-from lorabook.figures.style import COLORS, use_book_style
-
-
-@pytest.fixture(autouse=True)
-def book_style():
-    with plt.rc_context():
-        use_book_style()
-        yield
-    plt.close("all")
+from lorabook.figures.style import COLORS
 
 
 def test_a_spectrum_is_drawn_in_order_from_one():

@@ -1,18 +1,6 @@
 """Figures of what a language model expects draw what they are given."""
 
-import matplotlib.pyplot as plt
-import pytest
-
 from lorabook.figures import tokens
-from lorabook.figures.style import use_book_style
-
-
-@pytest.fixture(autouse=True)
-def book_style():
-    with plt.rc_context():
-        use_book_style()
-        yield
-    plt.close("all")
 
 
 def test_white_space_is_made_visible_and_a_dollar_starts_no_formula():

@@ -29,7 +29,8 @@ class LoRALinear(nn.Module):
         alpha: numerator of the scaling, a finite number above 0.
         dropout: probability of zeroing an input of A while training, 0 <= dropout < 1.
         rank_stabilized: divide alpha by the square root of r instead of r.
-        init: how A starts: "kaiming" (the reference code), "gaussian" (the paper) or "orthogonal".
+        init: how A starts: "kaiming" (the reference code), "gaussian" (as in the paper, which gives
+            no variance; the standard deviation is 1/r, PEFT's) or "orthogonal".
         generator: a CPU generator for A; the global one when None.
 
     Raises:

@@ -2,14 +2,16 @@
 
 ``notebooks/NAME.ipynb`` holds the page with everything resolved to text and no outputs, ``NAME.py`` the same in percent format,
 ``NAME.md`` the source. Beside them lies ``book-files.zip`` with the files that cells read by relative paths. One setting,
-``book_repository``, gives the address of the book's repository. From it follow the links to Colab and to the source, and
-the site from which a notebook in Colab takes the package's wheel and the book's files. Without it the book makes no link
-to another host, and a notebook says what to install.
+``book_repository``, gives the address of the book's repository; the environment variable ``BOOK_REPOSITORY`` sets it for one build.
+From it follow the links to Colab and to the source, and the site's own address (``html_baseurl``, unless that is set too), from which
+a notebook in Colab takes the package's wheel and the book's files. Without it the book makes no link to another host, and a notebook
+says what to install.
 """
 
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
 import tomllib
@@ -92,6 +94,12 @@ def site_of(repository: str, baseurl: str = "") -> str:
     return baseurl.rstrip("/") + "/" if baseurl else f"https://{match[1].lower()}.github.io/{match[2]}/"
 
 
+def settle_addresses(app: Any, config: Any) -> None:
+    """The repository as the environment names it, or else the configuration; and the site's address, which follows from it."""
+    config.book_repository = os.environ.get("BOOK_REPOSITORY") or config.book_repository
+    config.html_baseurl = site_of(config.book_repository, config.html_baseurl) or config.html_baseurl
+
+
 def setup_cell(site: str, wheel: str, reads_files: bool) -> str:
     """The first code cell of a notebook."""
     words = {"and_files": " and the book's files lie in ../assets" if reads_files else "", "archive": ARCHIVE, "folder": FOLDER}
@@ -171,7 +179,7 @@ def works_cited(app: Any, docname: str) -> list[Cell]:
 
 def notebook_of(app: Any, doctree: nodes.document, docname: str, code: list[tuple[int, int, str, tuple[str, ...]]]) -> Any:
     """The notebook of one resolved page."""
-    site = site_of(app.config.book_repository, app.config.html_baseurl)
+    site = app.config.html_baseurl if app.config.book_repository else ""
     here = app.builder.get_target_uri(docname)
 
     def address(target: str) -> str | None:
@@ -247,7 +255,7 @@ def finish(app: Any, exception: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     app.add_config_value("book_repository", "", "html", [str])
-    app.connect("config-inited", lambda app, config: site_of(config.book_repository) and None)
+    app.connect("config-inited", settle_addresses, priority=50)  # before what reads html_baseurl
     app.connect("doctree-resolved", write, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

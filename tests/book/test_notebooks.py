@@ -12,6 +12,7 @@ import tokenize
 import venv
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -24,7 +25,7 @@ from tests.book.test_fresh_execution import HEADER
 sys.path.insert(0, str(ROOT / "_ext"))
 
 from markdown_writer import code, escaped, fence, quoted
-from notebooks import script_of, setup_cell, site_of
+from notebooks import script_of, settle_addresses, setup_cell, site_of
 from sphinx.errors import ExtensionError
 
 ROLE = re.compile(r"\{[a-z]+(?::[a-z]+)?\}`")
@@ -296,12 +297,14 @@ def test_without_an_address_the_links_are_the_downloads_alone(page, site):
     assert plain.select(".run-links") == []
 
 
-def test_with_an_address_colab_source_and_page_are_linked(tmp_path):
-    site = build(make_book(tmp_path, 'book_repository = "https://github.com/Owner/name"\n'))
+def test_with_an_address_colab_source_and_page_are_linked(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/Owner/name")
+    site = build(make_book(tmp_path))
     page = BeautifulSoup((site / "chapters" / "first.html").read_text(encoding="utf-8"), "html.parser")
     found = {link.get_text(): link["href"] for link in page.select(".run-links a")}
     assert found["Run in Colab"] == "https://colab.research.google.com/github/Owner/name/blob/notebooks/first.ipynb"
     assert found["Source"] == "https://github.com/Owner/name/blob/main/chapters/first.md"
+    assert page.find("link", rel="canonical")["href"] == "https://owner.github.io/name/chapters/first.html"
     notebook = nbformat.read(site / "notebooks" / "first.ipynb", as_version=4)
     assert "[A chapter](https://owner.github.io/name/chapters/first.html)" in notebook.cells[0].source
     assert "[next chapter](https://owner.github.io/name/chapters/second.html)" in "".join(cell.source for cell in notebook.cells)
@@ -320,6 +323,24 @@ def test_an_address_that_is_no_repository_is_refused(address):
     with pytest.raises(ExtensionError, match=r"book_repository must be empty or https://github\.com/OWNER/NAME"):
         site_of(address)
     assert site_of("https://github.com/a/b/", "https://book.example/x") == "https://book.example/x/"
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured", "baseurl", "expected"),
+    [
+        ("", "", "", ("", "")),
+        ("", "", "https://book.example/", ("", "https://book.example/")),
+        ("", "https://github.com/A/b", "", ("https://github.com/A/b", "https://a.github.io/b/")),
+        ("https://github.com/A/b", "", "", ("https://github.com/A/b", "https://a.github.io/b/")),
+        ("https://github.com/fork/b", "https://github.com/A/b", "", ("https://github.com/fork/b", "https://fork.github.io/b/")),
+        ("https://github.com/A/b", "", "https://book.example", ("https://github.com/A/b", "https://book.example/")),
+    ],
+)
+def test_the_sites_address_follows_from_the_repository(environment, configured, baseurl, expected, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", environment)
+    config = SimpleNamespace(book_repository=configured, html_baseurl=baseurl)
+    settle_addresses(None, config)
+    assert (config.book_repository, config.html_baseurl) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from lorabook.figures.explorers import Frame, PictureSlider
 from lorabook.figures.notebook import glue, picture
+from lorabook.figures.slider import Frame, PictureSlider
 from lorabook.figures.style import COLORS, INK, use_book_style
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorabook.figures import plots
+from lorabook.figures import drawings, plots
 from lorabook.figures.style import COLORS
 
 
@@ -17,7 +17,7 @@ def test_a_spectrum_is_drawn_in_order_from_one():
 
 def test_the_last_ellipse_is_the_matrix_applied_to_the_circle():
     matrix = np.array([[1.6, 0.9], [0.2, 1.1]])
-    figure = plots.rotation_stretch_rotation(matrix)
+    figure = drawings.rotation_stretch_rotation(matrix)
     circle, ellipse = (np.stack(figure.axes[index].lines[0].get_data()) for index in (0, 3))
     assert np.allclose(matrix @ circle, ellipse)
     assert np.allclose(np.linalg.norm(circle, axis=0), 1)
@@ -44,33 +44,8 @@ def test_names_may_stand_near_the_last_points():
     assert {text.get_text(): text.xy for text in figure.axes[0].texts} == {"short": (2, 4.0), "long": (9, 1.0)}
 
 
-def arms(count):
-    """As many arms as an experiment has, those of a series at growing ranks and nearly alike in accuracy."""
-    at_ranks = {f"r = {2**i}": (10_000 * 2**i, [0.975, 0.98 + 0.002 * i]) for i in range(count)}
-    return {"LoRA q v": at_ranks, "full": {"": (2_000_000, [0.99, 0.991])}, "BitFit": {"": (20_000, [0.7, 0.72])}}
-
-
-def test_every_run_is_a_dot_in_percent_and_the_arms_of_a_series_are_joined():
-    series = {"LoRA": {"r = 8": (9, [0.25, 0.5]), "r = 2": (3, [0.1])}}
-    figure = plots.accuracy_against_parameters(series, colors={"LoRA": COLORS["delta"]})
-    joined, small, large = figure.axes[0].lines
-    assert joined.get_xydata().tolist() == [[3.0, 10.0], [9.0, 37.5]]
-    assert small.get_xydata().tolist() == [[3.0, 10.0]]
-    assert large.get_xydata().tolist() == [[9.0, 25.0], [9.0, 50.0]]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"r = 2", "LoRA, r = 8"}
-
-
-def test_labels_of_many_arms_do_not_cover_each_other():
-    series = arms(6)
-    figure = plots.accuracy_against_parameters(series, colors=dict.fromkeys(series, COLORS["delta"]))
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 8
-    assert not any(first.overlaps(second) for index, first in enumerate(boxes) for second in boxes[:index])
-
-
 def test_pictures_keep_their_grey_levels():
-    figure = plots.image_row([np.full((2, 3), 0.5)], ["grey"])
+    figure = drawings.image_row([np.full((2, 3), 0.5)], ["grey"])
     (image,) = figure.axes[0].images
     assert (image.norm.vmin, image.norm.vmax) == (0, 1)
 
@@ -82,7 +57,7 @@ def test_curves_against_rank_are_labelled_and_the_mark_stands_where_it_is_told()
 
 
 def test_the_drawn_layer_names_its_three_matrices():
-    names = {text.get_text() for text in plots.lora_layer().axes[0].texts}
+    names = {text.get_text() for text in drawings.lora_layer().axes[0].texts}
     assert {"$W$\nfrozen", "$A$", "$B$"} <= names
 
 
@@ -126,7 +101,7 @@ def test_a_path_in_a_valley_runs_from_a_dot_to_a_star_past_the_saddle():
     grid = np.linspace(-1, 1, 21)
     path = np.array([[0.2, 0.0], [0.3, 0.3], [0.7, 0.8]])
     loss = (1 - np.outer(grid, grid)) ** 2
-    figure = plots.valley(grid, loss, paths=[path], minima=[([0.5, 1.0], [2.0, 1.0])], xlabel="a", ylabel="b")
+    figure = drawings.valley(grid, loss, paths=[path], minima=[([0.5, 1.0], [2.0, 1.0])], xlabel="a", ylabel="b")
     marks = {line.get_marker(): line.get_xydata() for line in figure.axes[0].lines}
     assert marks["."].tolist() == path.tolist()
     assert (marks["o"][0].tolist(), marks["*"][0].tolist(), marks["x"][0].tolist()) == ([0.2, 0.0], [0.7, 0.8], [0.0, 0.0])

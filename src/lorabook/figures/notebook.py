@@ -54,9 +54,7 @@ def picture(figure: Figure, alt: str) -> Picture:
     plt.close(figure)
     svg = stream.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = svg.replace(INK, "currentColor")
-    for role, color in COLORS.items():  # a page may brighten a role's colour in the dark
-        svg = svg.replace(color.lower(), f"var(--lora-{role.lower()}, {color.lower()})")
+    svg = drawing_in_page_colors(svg)
     # Matplotlib's one style rule would reach every drawing on the page; it goes on the svg element instead.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     # Several drawings share a page, so ids need the figure's name; those to which nothing refers go.
@@ -69,6 +67,18 @@ def picture(figure: Figure, alt: str) -> Picture:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}" {size}', 1)
     return Picture(svg, " ".join(alt.split()))
+
+
+def drawing_in_page_colors(drawing: str) -> str:
+    """A drawing's text with the page's text colour for ink, and for each role the colour that the page gives it, brighter in the dark.
+
+    Args:
+        drawing: SVG, or the specification of a chart.
+    """
+    drawing = drawing.replace(INK, "currentColor")
+    for role, color in COLORS.items():
+        drawing = re.sub(color, f"var(--lora-{role.lower()}, {color.lower()})", drawing, flags=re.IGNORECASE)
+    return drawing
 
 
 _SHORT = 24  # letters of a cell that is kept on one line

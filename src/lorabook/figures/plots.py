@@ -1,4 +1,4 @@
-"""The book's figures that take more than a few lines: arrays in, figures out."""
+"""The book's curves, bars and dots that take more than a few lines: arrays in, figures out. For shapes see ``drawings``."""
 
 from __future__ import annotations
 
@@ -9,26 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from lorabook.figures.style import COLORS, INK
-
-
-def image_row(images: Sequence[ArrayLike], titles: Sequence[str]) -> Figure:
-    """Grey pictures side by side, black at 0 and white at 1.
-
-    Args:
-        images: arrays (height, width).
-        titles: a line above each.
-    """
-    figure, axes = plt.subplots(1, len(images), figsize=(7.0, 2.6), squeeze=False)
-    for axis, image, title in zip(axes[0], images, titles, strict=True):
-        axis.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=1)
-        axis.set_title(title, loc="center", fontsize="small")
-        axis.axis("off")
-    return figure
 
 
 def spectra(curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], tolerance: float | None = None) -> Figure:
@@ -50,31 +34,6 @@ def spectra(curves: Mapping[str, ArrayLike], *, colors: Mapping[str, str], toler
     axis.set_ylabel(r"singular value $\sigma_i$")
     if len(curves) > 1:
         axis.legend(frameon=False)
-    return figure
-
-
-def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
-    r"""What a 2 x 2 matrix does to the unit circle, in the three steps of :math:`U \Sigma V^\top`."""
-    u, stretch, vh = np.linalg.svd(np.asarray(matrix))
-    angle = np.linspace(0, 2 * np.pi, 200)
-    points = np.stack([np.cos(angle), np.sin(angle)])
-    directions = vh.T  # the right singular vectors, as columns
-    steps = (
-        ("unit circle", np.eye(2)),
-        (r"$V^\top$ rotates", vh),
-        (r"$\Sigma$ stretches", np.diag(stretch) @ vh),
-        (r"$U$ rotates", (u * stretch) @ vh),
-    )
-    figure, axes = plt.subplots(1, 4, figsize=(7.0, 1.9), sharex=True, sharey=True)
-    reach = max(1.0, float(stretch[0])) + 0.8  # room for a label at the tip of the longest arrow
-    height = max(1.0, float(np.linalg.norm((u * stretch)[1]))) + 0.6
-    for axis, (title, map_) in zip(axes, steps, strict=True):
-        axis.plot(*(map_ @ points), color=COLORS["W"])
-        for name, arrow in zip(("$v_1$", "$v_2$"), (map_ @ directions).T, strict=True):
-            axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "->", "color": INK})
-            axis.annotate(name, arrow * (1 + 0.45 / np.linalg.norm(arrow)), ha="center", va="center", fontsize="small")
-        axis.set_title(title, loc="center", fontsize="small")
-        axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-height, height))
     return figure
 
 
@@ -161,6 +120,43 @@ def _label_ends(figure: Figure, axis: Axes, ends: Sequence[tuple[str, float, flo
         axis.annotate(label, (right, y), xytext=(6, lowest - height), textcoords="offset points", va="center", annotation_clip=False)
 
 
+def _label_points(
+    figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]], apart: float = 4.0
+) -> None:
+    """Write each text near its point, where it covers neither another text nor a point, as far as there is such a place."""
+    figure.draw_without_rendering()
+    taken: list[Bbox] = []
+    dots = axis.transData.transform(points)
+    whole = axis.get_window_extent()
+    for text, x, y in sorted(labels, key=lambda label: -len(label[0])):
+        best, least = None, np.inf
+        for distance, (across, up) in itertools.product(
+            (9, 16, 26, 38, 52), ((0, -1), (0, 1), (1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1))
+        ):
+            note = axis.annotate(
+                text,
+                (x, y),
+                xytext=(distance * across, distance * up),
+                textcoords="offset points",
+                ha=("right", "center", "left")[across + 1],
+                va=("top", "center", "bottom")[up + 1],
+                fontsize="small",
+            )
+            box = note.get_window_extent().padded(apart)
+            outside = not (whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1)
+            faults = 100 * outside + 10 * sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots)
+            if faults >= least:
+                note.remove()
+                continue
+            if best is not None:
+                best[0].remove()
+            best, least = (note, box), faults
+            if not faults:
+                break
+        if best is not None:
+            taken.append(best[1])
+
+
 def stacked_bars(
     bars: Mapping[str, Mapping[str, float]], *, colors: Mapping[str, str], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
@@ -216,141 +212,6 @@ def loss_curves(
         axis.set_ylim(bottom=min(axis.get_ylim()[0], height / 2))  # room for the name
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per target token)")
-    return figure
-
-
-def accuracy_against_parameters(series: Mapping[str, Mapping[str, tuple[int, ArrayLike]]], *, colors: Mapping[str, str]) -> Figure:
-    """A dot for each run; the arms of a series, such as one choice of matrices at several ranks, are joined through their means.
-
-    Args:
-        series: label of each series, and of each of its arms a short label, which may be empty, the number of trainable parameters and
-            the accuracies (0 to 1) of its runs. The name of the series stands at its largest arm.
-        colors: the colour of each series.
-    """
-    figure, axis = plt.subplots(figsize=(7.0, 4.2))
-    axis.set(xscale="log", xlabel="trainable parameters", ylabel="execution accuracy (%)")
-    labels, points = [], []
-    for (name, arms), marker in zip(series.items(), itertools.cycle("osD^v")):
-        ordered = sorted(arms.items(), key=lambda arm: arm[1][0])
-        x = np.array([count for _, (count, _) in ordered], dtype=float)
-        runs = [100 * np.atleast_1d(np.asarray(accuracies, dtype=float)) for _, (_, accuracies) in ordered]
-        means = np.array([values.mean() for values in runs])
-        axis.plot(x, means, color=colors[name], linewidth=1, alpha=0.6)
-        for count, values in zip(x, runs, strict=True):
-            axis.plot(np.full(len(values), count), values, marker, color=colors[name], markersize=5, alpha=0.7, linestyle="none")
-            points += [(count, value) for value in values]
-        fine = np.linspace(0, len(x) - 1, 12 * len(x))
-        points += list(zip(10 ** np.interp(fine, range(len(x)), np.log10(x)), np.interp(fine, range(len(x)), means), strict=True))
-        for (short, _), count, values in zip(ordered, x, runs, strict=True):
-            text = ", ".join(part for part in (name if count == x[-1] else "", short) if part)
-            labels.append((text, count, values.mean()))
-    axis.margins(x=0.15, y=0.25)
-    axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= 100])
-    _label_points(figure, axis, labels, points)
-    return figure
-
-
-def _label_points(
-    figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]], apart: float = 4.0
-) -> None:
-    """Write each text near its point, where it covers neither another text nor a point, as far as there is such a place."""
-    figure.draw_without_rendering()
-    taken: list[Bbox] = []
-    dots = axis.transData.transform(points)
-    whole = axis.get_window_extent()
-    for text, x, y in sorted(labels, key=lambda label: -len(label[0])):
-        best, least = None, np.inf
-        for distance, (across, up) in itertools.product(
-            (9, 16, 26, 38, 52), ((0, -1), (0, 1), (1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1))
-        ):
-            note = axis.annotate(
-                text,
-                (x, y),
-                xytext=(distance * across, distance * up),
-                textcoords="offset points",
-                ha=("right", "center", "left")[across + 1],
-                va=("top", "center", "bottom")[up + 1],
-                fontsize="small",
-            )
-            box = note.get_window_extent().padded(apart)
-            outside = not (whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1)
-            faults = 100 * outside + 10 * sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots)
-            if faults >= least:
-                note.remove()
-                continue
-            if best is not None:
-                best[0].remove()
-            best, least = (note, box), faults
-            if not faults:
-                break
-        if best is not None:
-            taken.append(best[1])
-
-
-def lora_layer() -> Figure:
-    """The adapted layer as a drawing: the frozen weight on one path, A and then B on the other, and their sum."""
-    figure, axis = plt.subplots(figsize=(7.0, 2.5))
-    axis.set(xlim=(0, 14.6), ylim=(0.2, 5.0), aspect="equal")
-    axis.axis("off")
-    for corner, width, height, role, ink, name in (
-        ((2.4, 1.0), 4.2, 3.6, "W", "white", "$W$\nfrozen"),
-        ((8.2, 1.0), 0.7, 3.6, "B", "white", "$B$"),
-        ((9.2, 3.9), 4.2, 0.7, "A", "black", "$A$"),
-    ):
-        axis.add_patch(Rectangle(corner, width, height, facecolor=COLORS[role], edgecolor="none"))
-        axis.text(corner[0] + width / 2, corner[1] + height / 2, name, ha="center", va="center", color=ink, fontsize=13)
-    for x, y, text in (
-        (4.5, 0.55, "$k$ columns"),
-        (8.55, 0.55, "$r$"),
-        (11.3, 3.5, "$k$ columns"),
-        (13.65, 4.25, "$r$"),
-        (7.4, 2.8, r"$+\; s$"),
-        (11.3, 2.0, "$r(d+k)$ numbers train,\nnot $dk$"),
-    ):
-        axis.text(x, y, text, ha="center", va="center")
-    axis.text(2.1, 2.8, "$d$ rows", ha="center", va="center", rotation=90)
-    for x, text, size in ((0.6, "$y =$", 15), (1.4, "(", 50), (13.9, ")", 50), (14.4, "$x$", 15)):
-        axis.text(x, 2.8, text, ha="center", va="center", fontsize=size)
-    return figure
-
-
-def valley(
-    positions: ArrayLike,
-    loss: ArrayLike,
-    *,
-    paths: Sequence[ArrayLike],
-    minima: Sequence[tuple[ArrayLike, ArrayLike]],
-    xlabel: str,
-    ylabel: str,
-) -> Figure:
-    """A loss over two numbers as contour lines, with its minima, the saddle at zero, and paths downhill, each from a dot to a star.
-
-    Args:
-        positions: (n,), the values of both numbers on the grid.
-        loss: (n, n), one row for each value of the vertical number.
-        paths: (steps, 2) each, horizontal and vertical.
-        minima: curves along which the loss is least, horizontal and vertical values of each.
-        xlabel: what the horizontal number is.
-        ylabel: what the vertical number is.
-    """
-    figure, axis = plt.subplots(figsize=(7.0, 4.6))
-    grid, values = np.asarray(positions), np.asarray(loss)
-    levels = np.unique(np.quantile(values, np.linspace(0.04, 0.96, 16)))
-    axis.contour(grid, grid, values, levels=levels, colors=INK, alpha=0.3, linewidths=0.8)
-    for x, y in minima:
-        axis.plot(np.asarray(x), np.asarray(y), color=COLORS["W"], linewidth=3, alpha=0.7)
-    place = len(np.asarray(minima[0][0])) // 6
-    point = np.asarray(minima[0][0])[place], np.asarray(minima[0][1])[place]
-    axis.annotate("minima", point, xytext=(-8, 0), textcoords="offset points", ha="right", va="center", color=COLORS["W"])
-    for path in paths:
-        x, y = np.asarray(path).T
-        axis.plot(x, y, color=COLORS["delta"], marker=".", markersize=4)
-        axis.plot(x[0], y[0], color=COLORS["delta"], marker="o", markersize=7)
-        axis.plot(x[-1], y[-1], color=COLORS["delta"], marker="*", markersize=12)
-    axis.plot(0, 0, color=INK, marker="x", markersize=9, markeredgewidth=2)
-    axis.annotate("saddle", (0, 0), xytext=(0, -18), textcoords="offset points", ha="center")
-    axis.set(xlim=(grid[0], grid[-1]), ylim=(grid[0], grid[-1]), aspect="equal", xlabel=xlabel, ylabel=ylabel)
-    axis.grid(visible=False)
     return figure
 
 

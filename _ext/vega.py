@@ -24,5 +24,5 @@ def write(app: Any, exception: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     os.environ[SITE] = "1"
-    app.connect("build-finished", write)
+    app.connect("build-finished", write, priority=950)  # after what no page asks for has gone
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -163,9 +163,6 @@ def test_the_calculator_equals_the_package(visit, model, precision):
                 ledger = memory_ledger(shape, method, precision=precision, **settings)
                 assert found[f"{label}, bytes in all"] == f"{ledger.total:,}"
                 assert found[f"{label}, bytes of optimizer"] == f"{ledger.optimizer:,}"
-            assert (
-                found["LoRA, numbers that train"]
-                == f"{count_lora(shape, **{'targets': settings['targets'], 'rank': int(rank)}).trainable:,}"
-            )
+            assert found["LoRA, numbers that train"] == f"{count_lora(shape, targets=settings['targets'], rank=int(rank)).trainable:,}"
             assert found["LoRA, operations per token"] == f"{training_flops(shape, 'lora', **settings).total:,}"
         assert ranks == [2**power for power in range(9)]

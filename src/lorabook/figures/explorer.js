@@ -20,7 +20,7 @@
   // On a phone, views stand below each other and no wider than the page, so that their letters keep their size.
   const narrow = (part) => {
     if (part.columns) part.columns = 1;
-    if (part.width > 300) part.width = Math.max(200, root.clientWidth - 110);
+    if (part.width > 300) part.width = Math.max(200, root.clientWidth - 150);
     [...(part.concat || []), ...(part.vconcat || [])].forEach(narrow);
   };
 

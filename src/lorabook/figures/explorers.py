@@ -50,7 +50,7 @@ def rank(pictures: Mapping[int, ArrayLike], shares: Mapping[str, ArrayLike], *, 
     }
     tall = height - 45  # the axis stands below
     lines = alt.Chart(alt.InlineData(values=at)).mark_line(clip=True, aria=False).encode(**encoding)
-    names = lines.mark_text(align="left", dx=5, dy=-9, aria=False).encode(text="what:N").transform_filter("datum.rank == 1")
+    names = lines.mark_text(align="left", dx=5, dy=-16, aria=False).encode(text="what:N").transform_filter("datum.rank == 1")
     dots = _chosen(on_slider).mark_point(filled=True, size=90, opacity=1, clip=True)
     dots = dots.encode(**encoding, tooltip=["what:N", "rank:Q", alt.Tooltip("share:Q", format=".1%")])
     here = dots.mark_rule(aria=False).encode(x="rank:Q", y=alt.value(0), y2=alt.value(tall), color=alt.value(INK), opacity=alt.value(0.15))
@@ -291,7 +291,7 @@ def calculator(costs: Sequence[Any], *, model: str, targets: str, rank: int = 16
         text="text:N",
         description="heard:N",
     )
-    table = table.properties(name="said", width=300, height=170)
+    table = table.properties(name="said", width=420, height=170)
     return Explorer(
         alt.vconcat(bars, table).add_params(*params).resolve_scale(x="independent", y="independent"),
         label="Explorer: what a fine-tune costs",

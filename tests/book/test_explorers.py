@@ -28,7 +28,9 @@ def drawn(visit, name, **how):
     """A page whose explorer has come near and is alive, and the explorer."""
     seen = visit(CHAPTERS / f"{PAGES[name]}.html", **how)
     explorer = seen.page.locator(".lora-vega")
-    explorer.scroll_into_view_if_needed()
+    for _ in range(3):  # sections on the way get their height as they come near
+        explorer.scroll_into_view_if_needed()
+        seen.page.wait_for_timeout(200)
     seen.page.wait_for_selector(".lora-vega.live", timeout=60_000)
     return seen, explorer
 

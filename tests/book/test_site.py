@@ -90,6 +90,18 @@ def test_no_page_mentions_a_script_style_or_picture_of_another_host(path):
     assert "unpkg" not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", ["07-update", "11-fine-tuning"])
+def test_a_link_within_a_page_leads_to_its_section(visit, page):
+    seen = visit(SITE / "chapters" / f"{page}.html").page
+    links = seen.locator("#pst-page-toc-nav a")
+    for index in range(links.count() - 1, -1, -3):  # upwards, past sections that were never near
+        target = links.nth(index).get_attribute("href")
+        links.nth(index).evaluate("link => link.click()")
+        seen.wait_for_timeout(300)
+        top = seen.evaluate("id => document.getElementById(id).getBoundingClientRect().top", unquote(target[1:]))
+        assert 0 <= top < 450, target  # the last section is shorter than the screen
+
+
 @cache
 def anchors(path):
     """The ids of a page, read once: every page links to most others."""

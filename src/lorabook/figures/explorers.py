@@ -195,7 +195,7 @@ def accuracy(tasks: Mapping[str, Sequence[Run]], *, colors: Mapping[str, str], s
     base = alt.Chart(alt.InlineData(values=rows), width=560, height=320).transform_filter("datum.task == task && datum.asked == asked")
     x = alt.X("trainable:Q", title="trained numbers", axis=alt.Axis(format="~s", tickCount=6)).scale(type="log")
     y = alt.Y("scores:Q", title="right answers", axis=alt.Axis(format=".0%")).scale(domain=[0, 1])
-    color = _color("family", colors).legend(orient="top", columns=2, columnPadding=20)
+    color = _color("family", colors)
     dots = base.mark_point(filled=True).encode(
         x=x,
         y=y,
@@ -307,7 +307,9 @@ def _chosen(rows: Sequence[Mapping[str, object]], **size: Any) -> alt.Chart:
 
 
 def _color(field: str, colors: Mapping[str, str]) -> alt.Color:
-    return alt.Color(f"{field}:N", title=None, legend=alt.Legend(orient="top")).scale(domain=list(colors), range=list(colors.values()))
+    columns = 2 if len("".join(colors)) > 30 else len(colors)  # as wide as a phone
+    legend = alt.Legend(orient="top", columns=columns, columnPadding=20)
+    return alt.Color(f"{field}:N", title=None, legend=legend).scale(domain=list(colors), range=list(colors.values()))
 
 
 def _slider(label: str, values: Sequence[object], start: object) -> alt.Parameter:

@@ -171,7 +171,7 @@ class NotebookWriter:
         return fence(node.astext(), "python" if included else {"ipython3": "python", "default": "", "none": ""}.get(language, language))
 
     def _block_math_block(self, node: nodes.Element) -> str:
-        latex = node.astext().strip()
+        latex = _without_classes(node.astext().strip())
         number = self._number("displaymath", node) or (str(node.get("number") or "") if not self.numbers.get("displaymath") else "")
         if number:
             # A tag has to stand inside an environment that numbers by itself.
@@ -254,7 +254,7 @@ class NotebookWriter:
         if name == "literal":
             return code(node.astext())
         if name == "math":
-            return f"${_one_line(node.astext())}$"
+            return f"${_one_line(_without_classes(node.astext()))}$"
         if name == "raw":
             return node.astext() if "html" in node.get("format", "").split() else ""
         if name in ("superscript", "subscript"):
@@ -284,6 +284,11 @@ class NotebookWriter:
         inside = "".join(self._summary(child) for child in node.children)
         tag = {"emphasis": "em", "strong": "strong", "literal": "code"}.get(name)
         return f"<{tag}>{inside}</{tag}>" if tag else inside
+
+
+def _without_classes(latex: str) -> str:
+    """A formula without its colours, which not every notebook knows."""
+    return re.sub(r"\\class\{[\w-]+\}\{([^{}]*)\}", r"{\1}", latex)
 
 
 def details(summary: str, text: str) -> str:

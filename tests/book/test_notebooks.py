@@ -77,7 +77,7 @@ $$ (eq-sum)
 
 :::{prf:theorem} Small
 :label: theorem-small
-Every $r$ is small:
+Every $\class{role-a}{r}$ is small:
 
 $$
 r \le \min(d, k)
@@ -249,6 +249,11 @@ def test_numbers_of_equations_theorems_and_exercises_are_those_of_the_page(text,
 
 def test_a_formula_in_a_quotation_stands_on_one_line(text):
     assert "\n> $$ r \\le \\min(d, k) $$" in text
+
+
+def test_a_formula_comes_without_the_colours_of_the_page(text, page):
+    assert r"\class{role-a}{r}" in page.get_text()
+    assert "Every ${r}$ is small:" in text
 
 
 def test_a_solution_is_folded_its_text_in_markdown_and_its_code_by_metadata(notebook):

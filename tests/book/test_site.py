@@ -90,6 +90,12 @@ def test_no_page_mentions_a_script_style_or_picture_of_another_host(path):
     assert "unpkg" not in path.read_text(encoding="utf-8")
 
 
+def test_roles_have_their_colours_in_formulas():
+    formulas = soup(SITE / "chapters" / "08-lora-linear.html").select(".katex-html")
+    assert {one.get_text() for formula in formulas for one in formula.select(".role-a")} == {"A"}
+    assert {one.get_text() for formula in formulas for one in formula.select(".role-delta")} == {"ΔW"}
+
+
 @pytest.mark.parametrize("page", ["07-update", "11-fine-tuning"])
 def test_a_link_within_a_page_leads_to_its_section(visit, page):
     seen = visit(SITE / "chapters" / f"{page}.html").page

@@ -9,12 +9,19 @@ import tempfile
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 WORDS_A_MINUTE = 200
 _DESCRIPTION_LETTERS = 200
+COVER_ALT = (
+    "A matrix W of cells in many shades of blue, plus its update: a matrix of the same shape in purple stripes, with the thin green "
+    "matrix B at its left and the thin orange matrix A above it. W stays frozen; only B and A train."
+)
 _CHAPTER = re.compile(r"chapters/\d\d-")
 _LOST = """<section><h1>There is no page here</h1>
 <p>The address may be mistyped, or the page may have moved. The <a href="{home}">beginning of the book</a> names every chapter, and the
@@ -64,7 +71,7 @@ def describe(app: Any, pagename: str, templatename: str, context: dict[str, Any]
         fields = {"title": title, "description": text, "type": "article", "site_name": app.config.html_title}
         fields["url"] = address.rstrip("/") + "/" + app.builder.get_target_uri(pagename)
         fields["image"] = address.rstrip("/") + "/_static/cover.png"
-        fields["image:alt"] = "A square matrix W, and the narrow matrices B and A along two of its sides."
+        fields["image:alt"] = COVER_ALT
         tags += [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in fields.items()]
         tags.append('<meta name="twitter:card" content="summary_large_image" />')
     if pagename == "404" and address:
@@ -112,21 +119,49 @@ def sitemap(app: Any, exception: Exception | None) -> None:
     (Path(app.outdir) / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {address}/sitemap.xml\n", encoding="utf-8")
 
 
-def cover(path: Path) -> None:
-    """The picture that a link to the book shows elsewhere: the logo and the title."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+def draw_update(axes: Axes, size: float) -> None:
+    """The frozen weight, and beside it its update: as large, and yet made of two thin matrices, as its stripes show.
+
+    Args:
+        axes: where to draw.
+        size: of the names, in points.
+    """
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
 
     from lorabook.figures.style import COLORS
 
-    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 120), ylim=(63, 0))
+    d, k, r = 20, 26, 2
+    random = np.random.default_rng(1)
+    weight, b, a = random.normal(size=(d, k)), random.normal(size=(d, r)), random.normal(size=(r, k))
+    top, strip = r + 1, k + 5  # what lies beside A begins below it; B begins right of W and the sign
+    update = strip + top
+    axes.set(xlim=(0, update + k), ylim=(top + d + 2.5, 0), aspect="equal")
     axes.axis("off")
-    for role, x, y, width, height in (("A", 24, 10, 30, 8), ("B", 12, 22, 8, 30), ("W", 24, 22, 30, 30)):
-        axes.add_patch(Rectangle((x, y), width, height, color=COLORS[role]))
-        axes.text(x + width / 2, y + height / 2, role, color="white", fontsize=30, ha="center", va="center", style="italic")
-    axes.text(62, 30, "LoRA from\nFirst Principles", fontsize=44, va="center", weight="bold", color="#222")
-    axes.text(62, 47, "built up, tested, ready to import", fontsize=22, va="center", color="#444")
+    for role, x, y, values in (("W", 0, top, weight), ("B", strip, top, b), ("A", update, 0, a), ("delta", update, top, b @ a)):
+        rows, columns = values.shape
+        shades = LinearSegmentedColormap.from_list(role, ["whitesmoke", COLORS[role]])
+        edges = (x + np.arange(columns + 1), y + np.arange(rows + 1))
+        reach = 2 * values.std()
+        axes.pcolormesh(*edges, values, cmap=shades, vmin=-reach, vmax=reach, edgecolors="white", linewidth=size / 18)
+    below = top + d + 1.5
+    for across, down, name, scale in (
+        (k + 2.5, top + d / 2, "+", 2),
+        (k / 2, below, "$W$ stays frozen", 1),
+        (strip + r / 2, below, "$B$", 1),
+        (update - 1.2, r / 2, "$A$", 1),
+        (update + k / 2, below, "only $B$ and $A$ train", 1),
+    ):
+        axes.text(across, down, name, fontsize=size * scale, ha="center", va="center", color="#222")
+
+
+def cover(path: Path) -> None:
+    """The picture that a link to the book shows elsewhere: the title, and a weight with its update."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
+    figure.text(0.5, 0.89, "LoRA from First Principles", fontsize=44, ha="center", va="center", weight="bold", color="#222")
+    draw_update(figure.add_axes((0.06, 0.02, 0.88, 0.78)), 20)
     figure.savefig(path)
 
 

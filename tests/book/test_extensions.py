@@ -5,12 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "_ext"))
 
 from fresh_execution import dependencies, fingerprint, imported, modules_of  # noqa: E402
-from katex_local import woff2_only  # noqa: E402
+from katex_local import keep_marks, woff2_only  # noqa: E402
 from no_thebe import disconnect  # noqa: E402
 
 
@@ -61,3 +63,14 @@ def test_only_thebes_listeners_go():
     listeners = {"event": [SimpleNamespace(handler=ours), SimpleNamespace(handler=theirs)]}
     disconnect(SimpleNamespace(events=SimpleNamespace(listeners=listeners)), None)
     assert [listener.handler for listener in listeners["event"]] == [ours]
+
+
+def test_a_comma_stays_with_a_short_formula():
+    document = new_document("page")
+    words = [nodes.Text("of "), nodes.math("", "r"), nodes.Text(", and "), nodes.math("", "x" * 41), nodes.Text(". "), nodes.math("", "s")]
+    document += nodes.paragraph("", "", *words, nodes.Text(" more"))
+    text = document.astext()
+    keep_marks(None, document, "page")
+    (kept,) = document.findall(nodes.inline)
+    assert (kept.astext(), kept["classes"]) == ("r,", ["keeps"])
+    assert document.astext() == text

@@ -67,9 +67,6 @@ def keep_marks(app: Any, doctree: nodes.document, docname: str) -> None:
         parent, at = formula.parent, formula.parent.index(formula)
         kept = nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["keeps"])
         parent[at : at + 2] = [kept, nodes.Text(after.astext()[mark.end() :])]
-            nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["keeps"]),
-            nodes.Text(after.astext()[mark.end() :]),
-        ]
 
 
 def setup(app: Any) -> dict[str, Any]:

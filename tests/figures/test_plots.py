@@ -84,6 +84,12 @@ def test_stacked_bars_end_at_the_sum_of_their_parts():
     bars = figure.axes[0].patches
     assert max(bar.get_x() + bar.get_width() for bar in bars) == 5.0
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weights", "gradients"]
+
+
+def test_bars_of_one_part_have_no_legend():
+    figure = plots.stacked_bars({"a": {"share": 2.0}, "b": {"share": 0.0}}, colors={"share": COLORS["full"]}, xlabel="share (%)")
+    assert figure.legends == []
 
 
 def test_strips_draw_every_value_in_the_lane_of_its_series():

@@ -160,7 +160,7 @@ def _label_points(
 def stacked_bars(
     bars: Mapping[str, Mapping[str, float]], *, colors: Mapping[str, str], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Horizontal bars made of parts, with a legend for the parts.
+    """Horizontal bars made of parts, with a legend where there is more than one part.
 
     Args:
         bars: label of each bar, and the size of each of its parts.
@@ -183,7 +183,8 @@ def stacked_bars(
     axis.margins(x=0.12)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(xlabel)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
+    if len(axis.containers) > 1:  # a single part is named by the axis
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
     return figure
 
 

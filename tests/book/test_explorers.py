@@ -28,7 +28,7 @@ def drawn(visit, name, **how):
     """A page whose explorer has come near and is alive, and the explorer."""
     seen = visit(CHAPTERS / f"{PAGES[name]}.html", **how)
     explorer = seen.page.locator(".lora-vega")
-    for _ in range(3):  # sections on the way get their height as they come near
+    for _ in range(10):  # sections on the way get their height as they come near
         explorer.scroll_into_view_if_needed()
         seen.page.wait_for_timeout(200)
     seen.page.wait_for_selector(".lora-vega.live", timeout=60_000)
@@ -68,7 +68,7 @@ def test_a_chart_fits_its_page_and_its_words_are_large_enough(visit, name, width
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = explorer.evaluate(
         """one => [...one.querySelectorAll(".view svg text")].filter(text => text.textContent)
-        .map(text => parseFloat(getComputedStyle(text).fontSize) * text.getCTM().a)"""
+        .map(text => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b))"""
     )
     assert len(sizes) > 5
     assert min(sizes) > 9

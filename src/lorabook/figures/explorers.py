@@ -274,13 +274,13 @@ def calculator(costs: Sequence[Any], *, model: str, targets: str, rank: int = 16
         y=alt.Y("method:N", title=None, sort=methods),
         color=_color("quantity", _MEMORY),
         order="order:Q",
-        tooltip=["method:N", "quantity:N", alt.Tooltip("amount:Q", title="bytes", format=",")],
+        tooltip=["method:N", "quantity:N", alt.Tooltip("amount:Q", title="bytes", format=",.0f")],
     )
     title = alt.Title(text=alt.ExprRef("model + ', ' + targets + ', rank ' + rank + ', ' + precision"))
     bars = bars.properties(width=560, height=110, title=title)
     table = chosen.transform_calculate(row=f"{_ROWS}[datum.quantity]").transform_calculate(
-        text="format(datum.amount, datum.amount < 1e9 ? ',' : '.4s')",
-        heard="datum.method + ', ' + datum.row + ': ' + format(datum.amount, ',')",
+        text="format(datum.amount, datum.amount < 1e9 ? ',.0f' : '.4s')",
+        heard="datum.method + ', ' + datum.row + ': ' + format(datum.amount, ',.0f')",
     )
     bare: dict[str, Any] = {"domain": False, "ticks": False, "grid": False}
     table = table.mark_text(align="right", dx=34).encode(

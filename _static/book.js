@@ -89,7 +89,7 @@
   // A jump within the page needs to know how tall the sections on the way are.
   addEventListener("click", (event) => {
     const link = event.target.closest("a[href*='#']");
-    if (link && link.hash && link.pathname === location.pathname) settings.laidOut = "whole";
+    if (link && link.hash && link.pathname === location.pathname) document.documentElement.setAttribute("data-laid-out", "whole");
   }, true);
 
   // Code can be copied, without the prompts of a console.

@@ -96,5 +96,5 @@ def as_webp(image: ArrayLike) -> str:
     """A picture as a data address."""
     grey = (np.clip(np.asarray(image, dtype=np.float64), 0, 1) * 255).round().astype(np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, format="WEBP", quality=80, method=6)
+    Image.fromarray(grey).save(stream, format="WEBP", quality=60, method=6)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,14 +1,16 @@
 """Sphinx extension: a page asks for nothing that it does not use.
 
-Each page is rewritten as it is rendered: one stylesheet, one script of the book's own, icons drawn in place, folded text as
-``details`` elements that open without a script, and a frame that assistive technology can read. What the stylesheet holds is decided
-when all pages are written, by ``stylesheet``.
+Each page is rewritten as it is rendered: one stylesheet, one script of the book's own, icons drawn in place, pictures in files of their
+own, folded text as ``details`` elements that open without a script, and a frame that assistive technology can read. What the stylesheet
+holds is decided when all pages are written, by ``stylesheet``.
 
 The icons are Font Awesome Free's, CC BY 4.0, https://fontawesome.com/license/free.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,8 @@ from sphinx.errors import ExtensionError
 
 STYLESHEET = "book-site.css"
 SCRIPT = "book.js"
+PICTURES = "_images"
+_LARGE = 2_000  # characters of a picture that is worth a request of its own
 
 # The theme's scripts: `book.js` does what the book needs of them in a fiftieth of their size.
 _UNUSED = {
@@ -139,6 +143,19 @@ def size_pictures(page: str, folder: Path) -> str:
     return re.sub(r"<img\b[^>]*>", sized, page)
 
 
+def lift_pictures(page: str, root: str, folder: Path) -> str:
+    """Large pictures that a page holds as data become files, so that the words need not wait for them."""
+
+    def lifted(match: re.Match[str]) -> str:
+        content = base64.b64decode(match["data"])
+        path = Path(PICTURES, f"{hashlib.sha256(content).hexdigest()[:16]}.{match['kind']}")
+        (folder / root / PICTURES).mkdir(parents=True, exist_ok=True)
+        (folder / root / path).write_bytes(content)
+        return f"{root}{path.as_posix()}"
+
+    return re.sub(rf"data:image/(?P<kind>png|webp);base64,(?P<data>[A-Za-z0-9+/\s]{{{_LARGE},}}=*)", lifted, page)
+
+
 def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> str:
     """A page of the theme, without what it does not use.
 
@@ -164,7 +181,7 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     body = re.sub(r"<!--(?!\[if).*?-->", "", body, flags=re.DOTALL)
     for pattern in _EMPTY:
         body = re.sub(pattern, "", body, flags=re.DOTALL)
-    body = size_pictures(fold(drop_scripts(body, search)), folder)
+    body = size_pictures(lift_pictures(fold(drop_scripts(body, search)), root, folder), folder)
     # Sphinx gives the content of every exercise, solution and proof one and the same id.
     body = re.sub(r'<section id="(?:exercise|solution|proof)-content">', "<section>", body)
     # Roles that ARIA has given up, and a list that holds more than entries.

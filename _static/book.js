@@ -86,7 +86,9 @@
     });
   }
 
-  // A jump within the page needs to know how tall the sections on the way are.
+  // A section that was not near has a guessed height, and what follows it a wrong place: once the page is there, one after the other gets
+  // its own. A jump within the page needs them all at once.
+  addEventListener("load", () => atLeisure(all(".bd-article > section > section"), (section) => section.setAttribute("data-laid-out", "whole")));
   addEventListener("click", (event) => {
     const link = event.target.closest("a[href*='#']");
     if (link && link.hash && link.pathname === location.pathname) document.documentElement.setAttribute("data-laid-out", "whole");

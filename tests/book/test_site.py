@@ -1,5 +1,6 @@
 """The built pages as readers meet them: opened from disk, light and dark, wide and narrow."""
 
+import re
 from functools import cache
 from urllib.parse import unquote, urldefrag
 
@@ -15,6 +16,11 @@ AXE = (ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="ut
 # Whatever scrolls by itself has its place in the order of the tab key, a moment after the page has its size.
 REACHED = """[...document.querySelectorAll('pre, .katex-display')].every(
     one => one.scrollWidth <= one.clientWidth + 1 || one.tabIndex === 0)"""
+
+# So has every section its own height, and what follows it its place.
+LAID_OUT = """[...document.querySelectorAll('.bd-article > section > section')].every(
+    one => getComputedStyle(one).contentVisibility === 'visible')"""
+RULES = "{preload: false, resultTypes: ['violations'], rules: {'target-size': {enabled: true}}}"
 
 
 def name(path):
@@ -60,7 +66,8 @@ def test_axe_finds_no_violation_on_a_page(visit, path):
             page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
             page.wait_for_timeout(400)  # colours take a moment to change
             page.wait_for_function(REACHED)
-            for one in page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")["violations"]:
+            page.wait_for_function(LAID_OUT)
+            for one in page.evaluate(f"axe.run(document, {RULES})")["violations"]:
                 found[f"{one['id']} at {width}, {scheme}"] = [node["html"][:200] for node in one["nodes"][:3]]
     assert found == {}
 
@@ -125,6 +132,13 @@ def test_every_internal_link_and_anchor_leads_somewhere(path):
         if not file.is_file() or (fragment and file.suffix == ".html" and unquote(fragment) not in anchors(file)):
             broken.append(link["href"])
     assert broken == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_every_picture_is_a_small_part_of_the_page_or_a_file_beside_it(path):
+    page = path.read_text(encoding="utf-8")
+    assert [address for address in re.findall(r"[\w./-]*_images/[\w.-]+", page) if not (path.parent / address).is_file()] == []
+    assert re.findall(r"data:image/(?:png|webp);base64,\s*[\w+/\s]{2000}", page) == []
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)

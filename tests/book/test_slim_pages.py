@@ -1,5 +1,6 @@
 """A page asks for nothing that it does not use: the rewriting, piece by piece, and the stylesheet that is left."""
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.book.test_site import CHAPTERS, PAGES, name, soup
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
-from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, size_pictures, slim
+from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, lift_pictures, size_pictures, slim
 from stylesheet import Vocabulary, cut_font, drop_unused_names, fit_fonts, join, place, purge
 
 ICONS = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
@@ -73,6 +74,18 @@ def test_a_header_cell_that_heads_nothing_is_no_header():
     page = '<html><head><meta charset="utf-8" /></head><body><th class="head"><p></p></th><th>x</th></body>'
     page = slim(page, root="", search=False, icons=ICONS, folder=ROOT)
     assert '<td class="head"></td><th>x</th>' in page
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_a_large_picture_becomes_a_file_beside_the_pages_and_a_small_one_stays(tmp_path, kind):
+    content = bytes(range(256)) * 8
+    data = base64.b64encode(content).decode()
+    page = f'<image xlink:href="data:image/{kind};base64,\n{data}"/><img src="data:image/{kind};base64,AAAA">'
+    lifted = lift_pictures(page, "../", tmp_path / "chapters")
+    address = re.search(r'xlink:href="\.\./(_images/[0-9a-f]{16}\.\w+)"', lifted)[1]
+    assert address.endswith(f".{kind}")
+    assert (tmp_path / address).read_bytes() == content
+    assert f'<img src="data:image/{kind};base64,AAAA">' in lifted
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,16 @@ def test_a_spectrum_is_drawn_in_order_from_one():
     assert set(tolerance.get_ydata()) == {0.1}
 
 
-def test_the_last_ellipse_is_the_matrix_applied_to_the_circle():
-    matrix = np.array([[1.6, 0.9], [0.2, 1.1]])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_last_ellipse_is_the_matrix_applied_to_the_circle_and_only_the_last_step_may_reflect(sign):
+    matrix = np.array([[1.6, 0.9], [0.2, 1.1]]) * [[1], [sign]]
     figure = drawings.rotation_stretch_rotation(matrix)
-    circle, ellipse = (np.stack(figure.axes[index].lines[0].get_data()) for index in (0, 3))
+    circle, turned, stretched, ellipse = (np.stack(axis.lines[0].get_data()) for axis in figure.axes)
     assert np.allclose(matrix @ circle, ellipse)
     assert np.allclose(np.linalg.norm(circle, axis=0), 1)
+    turning = [np.sign(np.linalg.det(curve[:, :2])) for curve in (circle, turned, stretched, ellipse)]
+    assert turning == [1, 1, 1, sign]
+    assert ("reflects" in figure.axes[3].get_title()) == (sign < 0)
 
 
 def test_a_moving_average_ends_at_the_mean_of_the_last_steps():

@@ -31,6 +31,9 @@ def image_row(images: Sequence[ArrayLike], titles: Sequence[str]) -> Figure:
 def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
     r"""What a 2 x 2 matrix does to the unit circle, in the three steps of :math:`U \Sigma V^\top`."""
     u, stretch, vh = np.linalg.svd(np.asarray(matrix))
+    if np.linalg.det(vh) < 0:  # a pair of singular vectors may change its sign
+        vh[1], u[:, 1] = -vh[1], -u[:, 1]
+    last = "rotates" if np.linalg.det(u) > 0 else "rotates, reflects"
     angle = np.linspace(0, 2 * np.pi, 200)
     points = np.stack([np.cos(angle), np.sin(angle)])
     directions = vh.T  # the right singular vectors, as columns
@@ -38,7 +41,7 @@ def rotation_stretch_rotation(matrix: ArrayLike) -> Figure:
         ("unit circle", np.eye(2)),
         (r"$V^\top$ rotates", vh),
         (r"$\Sigma$ stretches", np.diag(stretch) @ vh),
-        (r"$U$ rotates", (u * stretch) @ vh),
+        (f"$U$ {last}", (u * stretch) @ vh),
     )
     figure, axes = plt.subplots(1, 4, figsize=(7.0, 1.9), sharex=True, sharey=True)
     reach = max(1.0, float(stretch[0])) + 0.8  # room for a label at the tip of the longest arrow

@@ -28,7 +28,7 @@ from run_file import Entry, RunFile
 
 TUNING, TEST = "tuning", "test"
 SEEDS = (0, 1, 2)  # the first chooses the rates
-_MOST_EXTENSIONS = 2
+_MOST_EXTENSIONS = 3
 
 
 class Settings(Protocol):
@@ -84,7 +84,7 @@ class Arm(Generic[S]):
         return runs + [self.make(best, seed, TEST) for seed in self.seeds], 0
 
     def _beyond(self, tried: Mapping[float, float]) -> float | None:
-        """A rate one step beyond the best, when that is at the edge and better than its neighbour; at most two such rates."""
+        """A rate one step beyond the best, when that is at the edge and better than its neighbour; at most three such rates."""
         if len(tried) < 2 or len(tried) >= len(self.rates) + _MOST_EXTENSIONS:
             return None
         rates, best = sorted(tried), best_rate(tried)

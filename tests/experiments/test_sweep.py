@@ -76,10 +76,10 @@ def test_a_best_rate_at_the_edge_is_followed_by_one_beyond(scores, further):
     assert final(runs) == []
 
 
-def test_at_most_two_rates_are_added():
-    runs, _ = arm_with({1.0: 0.1, 2.0: 0.2, 4.0: 0.3, 8.0: 0.4, 16.0: 0.5})
-    assert tried(runs) == [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert {rate for rate, _ in final(runs)} == {16.0}
+def test_at_most_three_rates_are_added():
+    runs, _ = arm_with({1.0: 0.1, 2.0: 0.2, 4.0: 0.3, 8.0: 0.4, 16.0: 0.5, 32.0: 0.6})
+    assert tried(runs) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert {rate for rate, _ in final(runs)} == {32.0}
 
 
 def test_a_plateau_at_the_edge_is_not_followed():

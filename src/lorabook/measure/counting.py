@@ -81,7 +81,7 @@ def count_lora(model: nn.Module | ModelShape, targets: Iterable[Target] | str, r
     Args:
         model: a module, which may be on the meta device and stays as it is, or the shapes of one, such as ``PRESETS["gpt2"]``.
         targets: names as in :class:`~lorabook.LoRAConfig`, which are also PEFT's; "all-linear" leaves out the output head,
-            also one that is not tied, as PEFT does and :func:`~lorabook.add_lora` does not.
+            also one that is not tied, as PEFT does and :func:`~lorabook.add_lora`; a module names it by ``get_output_embeddings``.
         rank: r of every adapted layer, at least 1.
 
     Returns:

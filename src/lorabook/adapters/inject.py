@@ -29,7 +29,8 @@ class LoRAConfig:
         alpha: the update is scaled by alpha / rank.
         targets: the layers to adapt. ``"q_proj"`` matches every layer of that name, ``"blocks.0.attention.q_proj"`` one,
             ``re.compile(r"blocks\.[01]\..*_proj")`` those whose whole path it matches; the string ``"all-linear"`` matches every
-            linear layer, except one whose weight is shared with another module, as the output layer of many language models is.
+            linear layer, except one whose weight another module shares, and the output layer of a model that names it
+            (``get_output_embeddings``), as PEFT does.
             Embeddings are adapted where they are named.
         dropout: dropout on the input of A; an embedding has none.
         rank_stabilized: scale by alpha / sqrt(rank) instead.

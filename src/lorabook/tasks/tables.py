@@ -1,7 +1,7 @@
 """The small world that the tasks talk about: tables, the words people use for them, and the rows that fill them.
 
-Sixteen tables are ``SEEN`` in training; four more, ``UNSEEN``, with names, columns and values of their own, are kept for testing. It knows
-no SQL and no model. All of it is invented.
+Sixteen tables are ``SEEN`` in training; four more, ``UNSEEN``, are kept for testing, with names, values and, but for ``name``, columns of
+their own. It knows no SQL and no model. All of it is invented.
 """
 
 from __future__ import annotations
@@ -239,7 +239,8 @@ _SEEN = (
     ),
 )
 
-# Nothing here occurs in the training tables: a question has to be answered from the schema in the prompt, whose words it uses.
+# But for the column "name", nothing here occurs in the training tables: a question has to be answered from the schema in the prompt, whose
+# words it uses.
 _UNSEEN = (
     _table(
         "horse",

@@ -6,8 +6,8 @@ Methods: the untouched backbone; full fine-tuning; LoRA on the query and value p
 always twice the rank; the last block alone; BitFit, every bias vector and nothing else. table_to_text and reading have fewer.
 
 The learning rate of a method is chosen by its score on validation questions with seed 0 (the smallest of those that tie); where the best is
-the largest or the smallest tried, one beyond is tried too, at most three times. Then three seeds run at that rate and answer the test questions
-and those about unseen tables, which choose nothing. Runs that the result file holds are not repeated.
+the largest or the smallest tried, one beyond is tried too, at most three times. Then three seeds run at that rate and answer the test
+questions and those about unseen tables, which choose nothing. Runs that the result file holds are not repeated.
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ _THEME = (
     "})(document.documentElement.dataset)</script>"
 )
 
+# The letters of formulas lie in the stylesheet: read before the first paint, they move nothing after it.
+_LETTERS = "<script>document.fonts.forEach(function(face){face.load()})</script>"
+
 _CREDIT = "<!-- Icons: Font Awesome Free, https://fontawesome.com, CC BY 4.0 -->"
 
 # Parts of the theme's frame that hold nothing here, each on every page.
@@ -175,6 +178,7 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     first = '<meta charset="utf-8" />'
     head = head.replace(first, f'{first}\n<meta name="viewport" content="width=device-width, initial-scale=1" />\n{_THEME}')
     own = f'<link rel="stylesheet" href="{root}_static/{STYLESHEET}" />\n'
+    own += f"{_LETTERS}\n" if 'class="katex' in body else ""
     own += f'<script defer src="{root}_static/{SCRIPT}{version[1] if version else ""}"></script>\n'
     head = re.sub(r"\n\s*\n+", "\n", head.replace("</head>", own + "</head>"))
 

@@ -58,13 +58,14 @@
 
   // Work on many elements waits until the page is there, and gives way to the reader.
   const pause = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 5 }), 30));
+  const tasks = [];
+  const go = (time) => {
+    do tasks.shift()(); while (tasks.length && time.timeRemaining() > 5);
+    if (tasks.length) pause(go, { timeout: 500 });
+  };
   const atLeisure = (elements, work) => {
-    const left = [...elements];
-    const go = (time) => {
-      do work(left.shift()); while (left.length && time.timeRemaining() > 2);
-      if (left.length) pause(go, { timeout: 500 });
-    };
-    if (left.length) pause(go, { timeout: 500 });
+    if (!tasks.length) pause(go, { timeout: 500 });
+    tasks.push(...elements.map((one) => () => work(one)));
   };
 
   // Search: the dialog leads to the page of results; on that page the field itself is meant.
@@ -86,9 +87,15 @@
     });
   }
 
-  // A section that was not near has a guessed height, and what follows it a wrong place: once the page is there, one after the other gets
-  // its own. A jump within the page needs them all at once.
-  addEventListener("load", () => atLeisure(all(".bd-article > section > section"), (section) => section.setAttribute("data-laid-out", "whole")));
+  // A section that was not near has a guessed height, and what follows it a wrong place: once the page is there, one after the other is
+  // measured, without being painted. A jump within the page needs them all at once.
+  const sections = all(".bd-article > section > section");
+  const measure = () => atLeisure(sections, (section) => {
+    const [first, last] = [section.firstElementChild, section.lastElementChild];
+    const height = last.getBoundingClientRect().bottom - first.getBoundingClientRect().top;
+    const margins = parseFloat(getComputedStyle(first).marginTop) + parseFloat(getComputedStyle(last).marginBottom);
+    if (height > 0) section.style.containIntrinsicBlockSize = `${Math.ceil(height + margins)}px`;
+  });
   addEventListener("click", (event) => {
     const link = event.target.closest("a[href*='#']");
     if (link && link.hash && link.pathname === location.pathname) document.documentElement.setAttribute("data-laid-out", "whole");
@@ -118,9 +125,10 @@
     else one.removeAttribute("tabindex");
   });
   let waiting;
-  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(reach, 300); });
-  addEventListener("load", reach);
-  addEventListener("toggle", reach, true);
+  const again = () => { measure(); reach(); };
+  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(again, 300); });
+  addEventListener("load", again);
+  addEventListener("toggle", again, true);
 
   // Which section is being read.
   const links = new Map(all("#pst-page-toc-nav a").map((link) => [document.getElementById(decodeURIComponent(link.hash.slice(1))), link]));

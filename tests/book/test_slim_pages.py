@@ -70,6 +70,15 @@ def test_pictures_know_their_size_and_the_later_ones_wait(tmp_path):
     assert 'loading="lazy"' in second
 
 
+def test_a_page_with_formulas_reads_their_letters_before_it_is_painted():
+    page = '<html><head><meta charset="utf-8" /></head><body>{}</body></html>'
+    with_formula, without = (
+        slim(page.format(body), root="", search=False, icons=ICONS, folder=ROOT) for body in ('<span class="katex">x</span>', "x")
+    )
+    assert with_formula.index(STYLESHEET) < with_formula.index("document.fonts") < with_formula.index("<body")
+    assert "document.fonts" not in without
+
+
 def test_a_header_cell_that_heads_nothing_is_no_header():
     page = '<html><head><meta charset="utf-8" /></head><body><th class="head"><p></p></th><th>x</th></body>'
     page = slim(page, root="", search=False, icons=ICONS, folder=ROOT)

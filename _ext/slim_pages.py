@@ -147,16 +147,20 @@ def size_pictures(page: str, folder: Path) -> str:
 
 
 def lift_pictures(page: str, root: str, folder: Path) -> str:
-    """Large pictures that a page holds as data become files, so that the words need not wait for them."""
+    """Large pictures that a page holds as data become files, so that the words need not wait for them.
+
+    Those of an explorer stay in its data: Vega asks for files in a way that a page opened from disk is refused.
+    """
 
     def lifted(match: re.Match[str]) -> str:
         content = base64.b64decode(match["data"])
         path = Path(PICTURES, f"{hashlib.sha256(content).hexdigest()[:16]}.{match['kind']}")
         (folder / root / PICTURES).mkdir(parents=True, exist_ok=True)
         (folder / root / path).write_bytes(content)
-        return f"{root}{path.as_posix()}"
+        return f'{match["name"]}="{root}{path.as_posix()}"'
 
-    return re.sub(rf"data:image/(?P<kind>png|webp);base64,(?P<data>[A-Za-z0-9+/\s]{{{_LARGE},}}=*)", lifted, page)
+    data = rf"data:image/(?P<kind>png|webp);base64,(?P<data>[A-Za-z0-9+/\s]{{{_LARGE},}}=*)"
+    return re.sub(rf'(?P<name>\b(?:src|href))="{data}"', lifted, page)
 
 
 def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> str:

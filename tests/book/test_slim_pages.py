@@ -89,12 +89,13 @@ def test_a_header_cell_that_heads_nothing_is_no_header():
 def test_a_large_picture_becomes_a_file_beside_the_pages_and_a_small_one_stays(tmp_path, kind):
     content = bytes(range(256)) * 8
     data = base64.b64encode(content).decode()
-    page = f'<image xlink:href="data:image/{kind};base64,\n{data}"/><img src="data:image/{kind};base64,AAAA">'
+    explorer = f'<script type="application/json">{{"picture":"data:image/{kind};base64,{data}"}}</script>'
+    page = f'<image xlink:href="data:image/{kind};base64,\n{data}"/><img src="data:image/{kind};base64,AAAA">{explorer}'
     lifted = lift_pictures(page, "../", tmp_path / "chapters")
     address = re.search(r'xlink:href="\.\./(_images/[0-9a-f]{16}\.\w+)"', lifted)[1]
     assert address.endswith(f".{kind}")
     assert (tmp_path / address).read_bytes() == content
-    assert f'<img src="data:image/{kind};base64,AAAA">' in lifted
+    assert f'<img src="data:image/{kind};base64,AAAA">{explorer}' in lifted
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,6 @@
 
   const show = async () => {
     if (!window.vegaEmbed) await (window.lorabookVega ||= vega());
-    // Pictures of a page are files: all are fetched now, so that none is waited for when a control moves.
-    for (const address of JSON.stringify(spec).match(/[^"]*_images\/[^"]+/g) || []) new Image().src = address;
     if (root.clientWidth < 640) narrow(spec);
     const drawn = document.createElement("div");
     const controls = document.createElement("div");

@@ -20,7 +20,8 @@ REACHED = """[...document.querySelectorAll('pre, .katex-display')].every(
 # So has every section its own height, and what follows it its place.
 MEASURED = """[...document.querySelectorAll('.bd-article > section > section')].every(
     one => one.lastElementChild.getBoundingClientRect().bottom <= one.getBoundingClientRect().bottom + 1)"""
-RULES = "{preload: false, resultTypes: ['violations'], rules: {'target-size': {enabled: true}}}"
+RULES = "{preload: false, resultTypes: ['violations'], rules: {'target-size': {enabled: %s}}}"
+CROWDED = {"02-rank", "03-best-approximation", "11-fine-tuning", "api-adapters"}  # long pages, on two of which targets lay on each other
 
 
 def name(path):
@@ -67,8 +68,10 @@ def test_axe_finds_no_violation_on_a_page(visit, path):
             page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
             page.wait_for_timeout(400)  # colours take a moment to change
             page.wait_for_function(REACHED)
-            page.wait_for_function(MEASURED)
-            for one in page.evaluate(f"axe.run(document, {RULES})")["violations"]:
+            if path.stem in CROWDED:
+                page.wait_for_function(MEASURED)
+            rules = RULES % ("true" if path.stem in CROWDED else "false")
+            for one in page.evaluate(f"axe.run(document, {rules})")["violations"]:
                 found[f"{one['id']} at {width}, {scheme}"] = [node["html"][:200] for node in one["nodes"][:3]]
     assert found == {}
 

@@ -60,7 +60,7 @@
   const pause = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 5 }), 30));
   const tasks = [];
   const go = (time) => {
-    do tasks.shift()(); while (tasks.length && time.timeRemaining() > 5);
+    do tasks.shift()?.(); while (tasks.length && time.timeRemaining() > 5);
     if (tasks.length) pause(go, { timeout: 500 });
   };
   const atLeisure = (elements, work) => {

@@ -60,8 +60,11 @@
   const pause = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 5 }), 30));
   const tasks = [];
   const go = (time) => {
-    do tasks.shift()?.(); while (tasks.length && time.timeRemaining() > 5);
-    if (tasks.length) pause(go, { timeout: 500 });
+    try {
+      do tasks.shift()?.(); while (tasks.length && time.timeRemaining() > 5);
+    } finally {
+      if (tasks.length) pause(go, { timeout: 500 });
+    }
   };
   const atLeisure = (elements, work) => {
     if (!tasks.length) pause(go, { timeout: 500 });
@@ -88,13 +91,19 @@
   }
 
   // A section that was not near has a guessed height, and what follows it a wrong place: once the page is there, one after the other is
-  // measured, without being painted. A jump within the page needs them all at once.
+  // measured, without being painted. The browser may know better, wrongly: it remembers the height that a section had when it was last near,
+  // be it half loaded or at another width, until the section is shown. A jump within the page needs them all at once.
   const sections = all(".bd-article > section > section");
   const measure = () => atLeisure(sections, (section) => {
     const [first, last] = [section.firstElementChild, section.lastElementChild];
     const height = last.getBoundingClientRect().bottom - first.getBoundingClientRect().top;
     const margins = parseFloat(getComputedStyle(first).marginTop) + parseFloat(getComputedStyle(last).marginBottom);
-    if (height > 0) section.style.containIntrinsicBlockSize = `${Math.ceil(height + margins)}px`;
+    if (!(height > 0)) return;
+    section.style.containIntrinsicBlockSize = `${Math.ceil(height + margins)}px`;
+    if (last.getBoundingClientRect().bottom <= section.getBoundingClientRect().bottom + 1) return;
+    section.style.contentVisibility = "visible";
+    section.getBoundingClientRect();
+    section.style.contentVisibility = "";
   });
   addEventListener("click", (event) => {
     const link = event.target.closest("a[href*='#']");

@@ -23,7 +23,7 @@ book: _build/.built ## build the book; prints the page to open
 
 test: test-fast slow book $(VENV)/.test ## run every check, the built book in a browser included
 	@$(BIN)/python -m tests.book.browser
-	$(BIN)/python -m pytest tests/book
+	$(BIN)/python -m pytest tests/book --numprocesses 2 --dist worksteal
 
 test-fast: lint unit ## run the checks that need neither the book nor a browser
 

@@ -45,14 +45,16 @@ def imported(code: str, modules: Iterable[str]) -> Iterator[str]:
 
 
 def dependencies(code: str, modules: dict[str, Path]) -> list[Path]:
-    """Files of the package that run when the code runs, however indirectly it imports them."""
-    waiting, seen = list(imported(code, modules)), set()
+    """Files of the package that run when the code runs, however indirectly it imports them, and the scripts that a module names."""
+    waiting, seen, scripts = list(imported(code, modules)), set(), set()
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += imported(modules[name].read_text(encoding="utf-8"), modules)
-    return [modules[name] for name in sorted(seen)]
+            text = modules[name].read_text(encoding="utf-8")
+            waiting += imported(text, modules)
+            scripts |= {script for script in modules[name].parent.glob("*.js") if f'"{script.name}"' in text}
+    return [*(modules[name] for name in sorted(seen)), *sorted(scripts)]
 
 
 def fingerprint(chapter: Path, root: Path) -> str:

@@ -23,6 +23,7 @@ from sphinx.errors import ExtensionError
 STYLESHEET = "book-site.css"
 SCRIPT = "book.js"
 PICTURES = "_images"
+CHARTS = "_charts"
 _LARGE = 2_000  # characters of a picture that is worth a request of its own
 
 # The theme's scripts: `book.js` does what the book needs of them in a fiftieth of their size.
@@ -149,7 +150,7 @@ def size_pictures(page: str, folder: Path) -> str:
 def lift_pictures(page: str, root: str, folder: Path) -> str:
     """Large pictures that a page holds as data become files, so that the words need not wait for them.
 
-    Those of an explorer stay in its data: Vega asks for files in a way that a page opened from disk is refused.
+    Those of an explorer stay in its chart: Vega asks for files in a way that a page opened from disk is refused.
     """
 
     def lifted(match: re.Match[str]) -> str:
@@ -161,6 +162,18 @@ def lift_pictures(page: str, root: str, folder: Path) -> str:
 
     data = rf"data:image/(?P<kind>png|webp);base64,(?P<data>[A-Za-z0-9+/\s]{{{_LARGE},}}=*)"
     return re.sub(rf'(?P<name>\b(?:src|href))="{data}"', lifted, page)
+
+
+def lift_charts(page: str, root: str, folder: Path) -> str:
+    """The charts of explorers become scripts of their own, fetched when the reader comes near."""
+
+    def lifted(match: re.Match[str]) -> str:
+        name = hashlib.sha256(match[1].encode()).hexdigest()[:16] + ".js"
+        (folder / root / CHARTS).mkdir(parents=True, exist_ok=True)
+        (folder / root / CHARTS / name).write_text(f'(window.lorabookCharts ||= {{}})["{name}"] = {match[1]};\n', encoding="utf-8")
+        return f'<script type="application/json" data-chart="{root}{CHARTS}/{name}"></script>'
+
+    return re.sub(r'<script type="application/json" data-chart="">(.*?)</script>', lifted, page, flags=re.DOTALL)
 
 
 def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> str:
@@ -189,7 +202,8 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     body = re.sub(r"<!--(?!\[if).*?-->", "", body, flags=re.DOTALL)
     for pattern in _EMPTY:
         body = re.sub(pattern, "", body, flags=re.DOTALL)
-    body = size_pictures(lift_pictures(fold(drop_scripts(body, search)), root, folder), folder)
+    body = lift_pictures(lift_charts(fold(drop_scripts(body, search)), root, folder), root, folder)
+    body = size_pictures(body, folder)
     # Sphinx gives the content of every exercise, solution and proof one and the same id.
     body = re.sub(r'<section id="(?:exercise|solution|proof)-content">', "<section>", body)
     # Roles that ARIA has given up, and a list that holds more than entries.

@@ -45,7 +45,8 @@ def book(tmp_path):
         "src/lorabook/__init__.py": "",
         "src/lorabook/low.py": "def one():\n    return 'first'\n",
         "src/lorabook/high.py": "from lorabook.low import one\n",
-        "src/lorabook/other.py": "def two():\n    return 'second'\n",
+        "src/lorabook/other.py": 'SCRIPT = "draw.js"\n\n\ndef two():\n    return "second"\n',
+        "src/lorabook/draw.js": "first()",
         "chapters/index.md": "# Index\n\n```{toctree}\nhigh\nother\n```\n",
         # The path is set in the cell, so that this package and not the installed one is imported.
         "chapters/high.md": chapter(
@@ -80,6 +81,12 @@ def test_only_the_chapters_that_import_a_changed_module_run_again(book):
     assert executed == ["high"]  # through lorabook.high, which imports lorabook.low
     assert "changed" in pages["high"]
     assert build(book)[1] == []
+
+
+def test_a_script_counts_for_the_chapters_whose_modules_name_it(book):
+    build(book)
+    (book / "src/lorabook/draw.js").write_text("changed()")
+    assert build(book)[1] == ["other"]
 
 
 def test_the_lock_file_counts_for_every_chapter_and_the_results_for_those_that_name_them(book):

@@ -15,7 +15,7 @@ from tests.book.test_site import CHAPTERS, PAGES, name, soup
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
-from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, lift_pictures, size_pictures, slim
+from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, lift_charts, lift_pictures, size_pictures, slim
 from stylesheet import Vocabulary, cut_font, drop_unused_names, fit_fonts, join, place, purge
 
 ICONS = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
@@ -96,6 +96,15 @@ def test_a_large_picture_becomes_a_file_beside_the_pages_and_a_small_one_stays(t
     assert address.endswith(f".{kind}")
     assert (tmp_path / address).read_bytes() == content
     assert f'<img src="data:image/{kind};base64,AAAA">{explorer}' in lifted
+
+
+def test_the_chart_of_an_explorer_becomes_a_script_and_other_data_stay(tmp_path):
+    page = '<script type="application/json" data-chart="">{"a": "\\u003cb>"}</script><script type="application/json">{}</script>'
+    lifted = lift_charts(page, "../", tmp_path / "chapters")
+    address, name = re.search(r'data-chart="\.\./(_charts/([0-9a-f]{16}\.js))"></script>', lifted).groups()
+    assert (tmp_path / address).read_text() == f'(window.lorabookCharts ||= {{}})["{name}"] = {{"a": "\\u003cb>"}};\n'
+    assert lifted.endswith('<script type="application/json">{}</script>')
+    assert lift_charts(lifted, "../", tmp_path / "chapters") == lifted
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_before_its_scripts_have_run_a_page_shows_the_start_as_picture_and_words
 @pytest.mark.parametrize("make", ALL)
 def test_every_position_has_its_words(make):
     explorer = make()
-    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', explorer._repr_html_(), re.DOTALL)[1])
+    data = json.loads(re.search(r'<script type="application/json" data-chart="">(.*?)</script>', explorer._repr_html_(), re.DOTALL)[1])
     assert set(data["texts"].values()) >= {explorer.start}
     named = {param["name"]: param["bind"] for param in data["spec"]["params"] if "bind" in param}
     assert set(explorer.params) == set(named)
@@ -108,4 +108,4 @@ def test_a_page_of_the_book_brings_no_vega_and_a_notebook_its_own(monkeypatch):
     assert [re.sub(r"@[\d.]+", "", source) for source in vega._sources()] == [
         f"https://cdn.jsdelivr.net/npm/{name}" for name in ("vega", "vega-lite", "vega-embed")
     ]
-    assert "<svg" not in rank()._repr_html_().partition('<script type="application/json">')[0]
+    assert "<svg" not in rank()._repr_html_().partition('<script type="application/json" data-chart="">')[0]

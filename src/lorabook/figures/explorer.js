@@ -1,10 +1,8 @@
 /* Puts a Vega-Lite chart in the place of its picture when the reader comes near. Self-contained: it also runs in a notebook. */
 ((root) => {
   "use strict";
-  const { spec, params, texts, sources } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const find = (selector) => root.querySelector(selector);
 
-  // On a page of the book Vega lies beside the book's own script; a notebook says where it is.
   const book = document.querySelector("script[src*='_static/book.js']");
   const fetched = (source) => new Promise((loaded, failed) => {
     const script = document.createElement("script");
@@ -13,7 +11,16 @@
     script.onerror = () => failed(new Error(source));
     document.head.append(script);
   });
-  const vega = async () => {
+
+  // A notebook holds the chart and says where Vega is; on a page of the book both are files, the chart's named in the page.
+  const chart = async () => {
+    const held = find("script[type='application/json']");
+    const file = held.dataset.chart;
+    if (!file) return JSON.parse(held.textContent);
+    await fetched(file);
+    return window.lorabookCharts[file.split("/").pop()];
+  };
+  const vega = async (sources) => {
     for (const source of book ? [book.src.replace(/book\.js.*/, "vega.js")] : sources) await fetched(source);
   };
 
@@ -25,7 +32,8 @@
   };
 
   const show = async () => {
-    if (!window.vegaEmbed) await (window.lorabookVega ||= vega());
+    const { spec, params, texts, sources } = await chart();
+    if (!window.vegaEmbed) await (window.lorabookVega ||= vega(sources));
     if (root.clientWidth < 640) narrow(spec);
     const drawn = document.createElement("div");
     const controls = document.createElement("div");

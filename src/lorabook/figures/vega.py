@@ -82,7 +82,7 @@ class Explorer:
 <div class="view">{self._picture(spec)}</div>
 <div class="controls"></div>
 <output aria-live="polite"{heard}>{html.escape(self.start)}</output>
-<script type="application/json">{packed}</script>
+<script type="application/json" data-chart="">{packed}</script>
 <script>{script}</script>
 </div>"""
 

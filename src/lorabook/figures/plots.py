@@ -94,8 +94,8 @@ def lines(
     axis.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear", xlabel=xlabel, ylabel=ylabel)
     ends, points = [], []
     for label, (x, y) in curves.items():
-        axis.plot(np.asarray(x), np.asarray(y), color=colors[label], marker=marker, linestyle="--" if label in dashed else "-")
-        points += list(zip(np.asarray(x).tolist(), np.asarray(y).tolist(), strict=True))
+        (line,) = axis.plot(np.asarray(x), np.asarray(y), color=colors[label], marker=marker, linestyle="--" if label in dashed else "-")
+        points += line.get_path().interpolated(20).vertices.tolist()
         if bands and label in bands:
             low, high = bands[label]
             axis.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), color=colors[label], alpha=0.2, linewidth=0)
@@ -123,7 +123,7 @@ def _label_ends(figure: Figure, axis: Axes, ends: Sequence[tuple[str, float, flo
 def _label_points(
     figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]], apart: float = 4.0
 ) -> None:
-    """Write each text near its point, where it covers neither another text nor a point, as far as there is such a place."""
+    """Write each text near its point, where it covers neither another text nor one of the points, as far as there is such a place."""
     figure.draw_without_rendering()
     taken: list[Bbox] = []
     dots = axis.transData.transform(points)

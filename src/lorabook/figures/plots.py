@@ -95,7 +95,7 @@ def lines(
     ends, points = [], []
     for label, (x, y) in curves.items():
         (line,) = axis.plot(np.asarray(x), np.asarray(y), color=colors[label], marker=marker, linestyle="--" if label in dashed else "-")
-        points += line.get_path().interpolated(20).vertices.tolist()
+        points += np.asarray(line.get_path().interpolated(20).vertices).tolist()
         if bands and label in bands:
             low, high = bands[label]
             axis.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), color=colors[label], alpha=0.2, linewidth=0)

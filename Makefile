@@ -23,7 +23,8 @@ book: _build/.built ## build the book; prints the page to open
 
 test: test-fast slow book $(VENV)/.test ## run every check, the built book in a browser included
 	@$(BIN)/python -m tests.book.browser
-	$(BIN)/python -m pytest tests/book --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest tests/book --ignore tests/book/test_notebooks_run.py --ignore tests/book/test_mutations.py --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest tests/book/test_notebooks_run.py tests/book/test_mutations.py # each takes both cores
 
 test-fast: lint unit ## run the checks that need neither the book nor a browser
 

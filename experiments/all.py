@@ -30,7 +30,7 @@ class Script:
 
     Args:
         command: the script of this folder and its arguments.
-        minutes: expected, on two cores.
+        minutes: expected, on two cores, and on a GPU where one is needed.
         quick: what is added for --quick; OUT stands for a temporary file.
         needs_gpu: whether it is left out where there is none; not with --quick.
     """
@@ -55,7 +55,8 @@ SCRIPTS = (
     Script("minilm.py", 10),
     Script("peft_agreement.py --number 1000 --seeds 0 10000 20000", 15, "--number 5 --seeds 0 --out OUT"),
     Script("fuzz_adapters.py --number 20000", 5, "--number 50 --out OUT"),
-    Script("gpu.py", 60, "--quick --device cpu", needs_gpu=True),
+    Script("gpu.py", 5, "--quick --device cpu", needs_gpu=True),
+    Script("gpu_tasks.py --workers 6", 15, "--quick --device cpu", needs_gpu=True),
 )
 
 

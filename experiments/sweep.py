@@ -235,8 +235,11 @@ class _Pool:
 
     def __init__(self, workers: int) -> None:
         self.processes = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) if workers else None
-        on_gpu = torch.cuda.is_available() or not workers
-        self.device = device_name() if on_gpu else f"cpu, {workers} runs at a time, one thread each"
+        if not workers:
+            self.device = device_name()
+        else:
+            place = device_name() if torch.cuda.is_available() else "cpu"
+            self.device = f"{place}, {workers} runs at a time, one thread each"
 
     def submit(self, run: Callable[[S], Mapping[str, Any]], settings: S) -> Future[Mapping[str, Any]]:
         if self.processes is not None:

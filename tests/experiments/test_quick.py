@@ -24,9 +24,10 @@ def test_every_experiment_runs_in_its_quick_version():
     assert {path.name: path.read_bytes() for path in RESULTS.iterdir()} == before
 
 
-def test_the_gpu_experiment_says_in_one_line_that_it_needs_a_gpu():
+@pytest.mark.parametrize("script", ["gpu.py", "gpu_tasks.py"])
+def test_a_gpu_experiment_says_in_one_line_that_it_needs_a_gpu(script):
     result = subprocess.run(
-        [sys.executable, "experiments/gpu.py"],
+        [sys.executable, f"experiments/{script}"],
         cwd=ROOT,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -35,5 +36,5 @@ def test_the_gpu_experiment_says_in_one_line_that_it_needs_a_gpu():
     )
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("gpu.py: needs a GPU")
+    assert result.stderr.startswith(f"{script}: needs a GPU")
     assert result.stderr.count("\n") == 1

@@ -8,7 +8,7 @@
     const script = document.createElement("script");
     script.src = source;
     script.onload = loaded;
-    script.onerror = () => failed(new Error(source));
+    script.onerror = () => failed(Object.assign(new Error(`not loaded: ${source}`), { file: source.split("/").pop() }));
     document.head.append(script);
   });
 
@@ -60,8 +60,8 @@
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watcher.disconnect();
     show().catch((error) => {
-      if (window.vegaEmbed) throw error;
-      find("output").textContent += " (The controls need Vega, which could not be loaded.)";
+      if (!error.file) throw error;
+      find("output").textContent += ` (The controls need ${error.file}, which could not be loaded.)`;
     });
   }, { rootMargin: "600px" });
   watcher.observe(root);

@@ -186,10 +186,19 @@ def test_a_pickle_is_never_read(saved, make_model):
         load_adapter(make_model(), saved)
 
 
-@pytest.mark.parametrize("directory", ["nothing-here", "a\0b", ""])
-def test_a_directory_that_is_not_there_is_named(directory, make_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("directory", "message"),
+    [
+        ("nothing-here", "'nothing-here' does not exist: give the directory"),
+        ("file", "'file' is no directory: give the directory"),
+        ("a\0b", "does not exist|cannot be read"),
+        ("", "holds no adapter_config.json: give the directory"),
+    ],
+)
+def test_a_directory_that_is_not_there_is_named(directory, message, make_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AdapterError, match=r"holds no adapter_config|cannot be read"):
+    (tmp_path / "file").touch()
+    with pytest.raises(AdapterError, match=message):
         load_adapter(make_model(), directory)
 
 

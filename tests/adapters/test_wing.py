@@ -23,8 +23,21 @@ def test_a_file_is_short_and_imports_of_ours_only_low_rank(file):
     ours = {name for name in names if name and name.startswith("lorabook")}
     assert all(name.startswith("lorabook.adapters.") or name == "lorabook.low_rank" for name in ours)
     assert {name.partition(".")[0] for name in names if name} - {"lorabook", "__future__"} <= {
-        *("torch", "safetensors", "collections", "contextlib", "copy", "dataclasses", "functools", "hashlib", "json", "math", "os"),
-        *("pathlib", "re", "typing", "warnings", "weakref"),
+        *(
+            "torch",
+            "safetensors",
+            "collections",
+            "contextlib",
+            "copy",
+            "dataclasses",
+            "functools",
+            "hashlib",
+            "inspect",
+            "json",
+            "math",
+            "numbers",
+        ),
+        *("os", "pathlib", "re", "typing", "warnings", "weakref"),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+import torch.nn.utils.parametrize
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -70,8 +72,46 @@ def is_linear(module: nn.Module) -> bool:
     module = module.base if isinstance(module, OwnBias) else module
     if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return False  # nn.MultiheadAttention reads this one's weight and never calls it, so an adapter there would do nothing
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return False  # it has no sizes before its first input
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return is_conv1d(module) or (all(isinstance(size, int) for size in sizes) and not any(True for _ in module.children()))
+    if not all(isinstance(size, int) for size in sizes) or any(True for _ in module.children()):
+        return is_conv1d(module)
+    return takes_one_input(module)
+
+
+def takes_one_input(module: nn.Module) -> bool:
+    """Whether the layer is called with one tensor, as an adapted layer is: an adjacency matrix or positions it would not hand on.
+
+    A linear layer may have further inputs that need not be given; an embedding with such, as OPT's and BART's tables of positions, makes
+    its ids from them.
+
+    Example:
+        >>> takes_one_input(nn.Linear(6, 4)), takes_one_input(nn.Bilinear(6, 6, 4))
+        (True, False)
+    """
+    inputs = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    needed = [one for one in inputs if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    return len(inputs if isinstance(module, nn.Embedding) else needed) == 1
+
+
+def why_not(module: nn.Module) -> str:
+    """Why no adapter can stand on this module, in words that say what can be done.
+
+    Example:
+        >>> why_not(nn.Conv2d(3, 6, 1))
+        'a Conv2d is neither a linear layer nor an embedding'
+    """
+    name = type(module).__name__
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return "nn.MultiheadAttention reads its weight and never calls it; name the whole attention among train_modules"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return f"a {name} has no sizes before its first input: run the model once first"
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        return f"a {name} works its weight out from others: torch.nn.utils.parametrize.remove_parametrizations first"
+    if hasattr(module, "in_features") and not takes_one_input(module):
+        return f"a {name} takes more than one input, which an adapted layer would not hand on"
+    return f"a {name} is neither a linear layer nor an embedding"
 
 
 def features(base: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorabook.adapters.bases import embedding_scale
+from lorabook.adapters.bases import embedding_scale, takes_one_input
 from lorabook.adapters.linear import LoRALinear, check_ranges
 
 
@@ -49,6 +49,7 @@ class LoRAEmbedding(LoRALinear):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(base, rank, alpha, rank_stabilized=rank_stabilized, generator=generator)
+        self.embedding_dim, self.num_embeddings, self.padding_idx = self.out_features, self.in_features, base.padding_idx
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -76,6 +77,8 @@ class LoRAEmbedding(LoRALinear):
         """Refuse what the layer cannot be built from; an embedding has no dropout and one way to start."""
         if not isinstance(base, nn.Embedding):
             raise TypeError(f"base must be an nn.Embedding, got {type(base).__name__}")
+        if not takes_one_input(base):
+            raise ValueError(f"{type(base).__name__} takes more than ids, and LoRAEmbedding does not: leave it out of the targets")
         if base.max_norm is not None:
             raise ValueError("an embedding with max_norm rewrites its weight at each call: set max_norm to None")
         check_ranges(base, rank, alpha, dropout)

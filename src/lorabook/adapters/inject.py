@@ -16,7 +16,7 @@ from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.inits import DECOMPOSITIONS, INITS
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.site import DISABLED, Site, backbone, check_new_name, check_settled, install, layers_named, own, places
-from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers, matching_modules, value_for
+from lorabook.adapters.targets import Target, check_names, check_targets, matching_layers, matching_modules, value_for
 from lorabook.adapters.trained_copy import TrainedCopy
 
 
@@ -30,8 +30,7 @@ class LoRAConfig:
         targets: the layers to adapt. ``"q_proj"`` matches every layer of that name, ``"blocks.0.attention.q_proj"`` one,
             ``re.compile(r"blocks\.[01]\..*_proj")`` those whose whole path it matches; the string ``"all-linear"`` matches every
             linear layer, except one whose weight another module shares, and the output layer of a model that names it
-            (``get_output_embeddings``), as PEFT does.
-            Embeddings are adapted where they are named.
+            (``get_output_embeddings``), as PEFT does. Embeddings are adapted where they are named.
         dropout: dropout on the input of A; an embedding has none.
         rank_stabilized: scale by alpha / sqrt(rank) instead.
         init: how linear layers start, "kaiming", "gaussian", "orthogonal", "pissa" or "olora".
@@ -43,7 +42,7 @@ class LoRAConfig:
         alpha_pattern: other alphas, likewise.
 
     Raises:
-        TypeError: targets is some other string, where a tuple of names is meant.
+        TypeError: targets is some other string, where a tuple of names is meant; a name that is no string or expression.
         ValueError: no targets, or another bias mode.
 
     Chapter: Fine-tuning with LoRA.
@@ -68,12 +67,12 @@ class LoRAConfig:
     alpha_pattern: Mapping[Target, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str) and self.targets != ALL_LINEAR:
-            raise TypeError(f"targets is a tuple of names or {ALL_LINEAR!r}: write targets=({self.targets!r},)")
+        check_targets(self.targets)
         if not isinstance(self.train_modules, tuple):
-            raise TypeError(f"train_modules is a tuple of names: write train_modules=({self.train_modules!r},)")
-        if not self.targets:
-            raise ValueError(f"targets is empty: name layers, or write targets={ALL_LINEAR!r}")
+            raise TypeError(f"train_modules is a tuple of names, got {self.train_modules!r}")
+        if not isinstance(self.rank_pattern, Mapping) or not isinstance(self.alpha_pattern, Mapping):
+            raise TypeError("rank_pattern and alpha_pattern must be dictionaries from a name to a number")
+        check_names((*self.train_modules, *self.rank_pattern, *self.alpha_pattern))
         if self.bias not in ("none", "lora_only", "all"):
             raise ValueError(f"bias must be none, lora_only or all, got {self.bias!r}")
 
@@ -81,8 +80,9 @@ class LoRAConfig:
 def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, generator: torch.Generator | None = None) -> tuple[str, ...]:
     """Adapt every layer that the config targets, in place, and use the new adapter.
 
-    The whole model is frozen first, other adapters included; afterwards the new adapter is all that trains. With gradient
-    checkpointing use PyTorch's ``use_reentrant=False``: the other kind passes no gradient on from a frozen embedding.
+    All parameters are frozen first, those of other adapters included; afterwards the new adapter is all that trains. A BatchNorm in
+    training mode still moves its running means, which no adapter saves: keep it in eval(), or name it among ``train_modules``. With
+    gradient checkpointing use ``use_reentrant=False``: the other kind passes no gradient on from a frozen embedding.
 
     Args:
         model: any module.
@@ -96,6 +96,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
     Raises:
         AdapterError: a target that matches no layer (the message lists what there is), a name that is taken, a merged adapter,
             modules that overlap, or a model that is itself a linear layer.
+        TypeError: no LoRAConfig.
         ValueError: a rank, alpha, dropout or init outside its range.
         After an error the model is as it was.
 
@@ -108,6 +109,8 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default", *, gen
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['query.lora_A', 'query.lora_B']
     """
+    if not isinstance(config, LoRAConfig):
+        raise TypeError(f"config must be a LoRAConfig, got {type(config).__name__}: write LoRAConfig(rank=8, targets=(...))")
     if is_linear(model) or isinstance(model, nn.Embedding):
         raise AdapterError("the model is one linear layer: wrap it as LoRALinear(model, rank, alpha)")
     check_new_name(model, name)
@@ -200,7 +203,7 @@ def lora_parameters(model: nn.Module, name: str | None = None) -> Iterator[nn.Pa
 
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model computes what its bare backbone computes; afterwards all is as before, also after an exception.
+    """Inside the block the model computes with its bare backbone's parameters; afterwards all is as before, also after an exception.
 
     Inside, adapters are neither added nor switched, renamed or deleted, which the end of the block would undo.
 
@@ -227,16 +230,12 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     try:
         DISABLED.update(newly)
         for place in found:
-            _use(place, None if isinstance(place, Site) else False)
+            place.__dict__.update({"current": None} if isinstance(place, Site) else {"enabled": False})
         yield
     finally:
         DISABLED.difference_update(newly)
         for place, state in zip(found, before, strict=True):
-            _use(place, state)
-
-
-def _use(place: LoRALinear | Site, state: nn.Module | bool | None) -> None:
-    place.__dict__["current" if isinstance(place, Site) else "enabled"] = state
+            place.__dict__["current" if isinstance(place, Site) else "enabled"] = state
 
 
 def _adapted(base: nn.Module, path: str, config: LoRAConfig, own_bias: bool, generator: torch.Generator | None) -> LoRALinear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -59,10 +60,10 @@ class LoRALinear(nn.Module):
     ) -> None:
         super().__init__()
         self.check_settings(base, rank, alpha, dropout, init)
-        out_features, in_features = features(base)
+        self.out_features, self.in_features = features(base)
         device, dtype = adapter_options(base)
         self.base = base.requires_grad_(False)
-        self.rank = rank
+        self.rank = int(rank)
         self.alpha = alpha
         self.rank_stabilized = rank_stabilized
         self.scaling = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
@@ -70,8 +71,8 @@ class LoRALinear(nn.Module):
         self.init = init
         self.enabled = True
         self._unmerged_weight: Tensor | None = None
-        self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
-        self.lora_B = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.empty(self.out_features, rank, device=device, dtype=dtype))
         self.reset_parameters(generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,12 +219,22 @@ def check_ranges(base: nn.Module, rank: int, alpha: float, dropout: float) -> No
     """
     out_features, in_features = features(base)
     largest = min(out_features, in_features)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-        raise ValueError(f"rank must be 1..{largest} for a {out_features}x{in_features} layer, got {rank}")
+    if not is_whole(rank) or not 1 <= rank <= largest:
+        raise ValueError(f"rank must be 1..{largest} for a {out_features}x{in_features} layer, got {rank!r}")
     if not is_number(alpha) or not alpha > 0:
         raise ValueError(f"alpha must be a finite number above 0, got {alpha!r}")
     if not is_number(dropout) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether the value is a whole number, NumPy's included.
+
+    Example:
+        >>> is_whole(8), is_whole(8.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.inject import lora_layers
 from lorabook.adapters.linear import LoRALinear
-from lorabook.adapters.site import Site, check_settled, places, replace
+from lorabook.adapters.paths import replace
+from lorabook.adapters.site import Site, check_held, check_settled, places
 from lorabook.adapters.targets import shared_weights
 from lorabook.adapters.trained_copy import TrainedCopy
 
@@ -21,7 +22,8 @@ def merge_lora(model: nn.Module) -> None:
     """Add every update of the adapter in use to its layer's weight: the model then runs at the speed of its backbone.
 
     Trained biases and modules trained in full cost nothing extra and stay as they are. While merged, a model refuses to be
-    saved, loaded, given another adapter or switched.
+    saved, loaded, given another adapter or switched. (``load_state_dict`` comes to the refusal at the first merged layer, and has
+    filled by then what stands before it.)
 
     Args:
         model: a model with LoRA, none of it merged.
@@ -96,7 +98,7 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
     Args:
         model: a model with LoRA. Its parameters stay frozen: ``model.requires_grad_(True)`` thaws them.
         merge: keep what the adapter in use does, for good: updates added to the weights, trained biases and modules put in place;
-            otherwise the model is the one from before ``add_lora``.
+            otherwise the model has the parameters from before ``add_lora``.
 
     Raises:
         AdapterError: no LoRA, or ``merge`` is asked for and :func:`merge_lora` refuses, or a trained bias or module is not finite
@@ -115,8 +117,7 @@ def remove_lora(model: nn.Module, *, merge: bool = False) -> None:
     found = list(places(model))
     if not found:
         raise AdapterError(NO_LORA)
-    if isinstance(model, LoRALinear):
-        raise AdapterError("the model is itself a LoRALinear, which nothing holds: its plain layer is model.base")
+    check_held(model)
     layers = _layers(model) if merge else list(lora_layers(model))
     for path, place in found if merge else ():
         _check_kept(path, place)

@@ -15,7 +15,7 @@ from lorabook.adapters.bases import AdapterError, embedding_scale
 from lorabook.adapters.factors import factors_of, is_plain
 from lorabook.adapters.linear import LoRALinear
 from lorabook.adapters.merge import NO_LORA
-from lorabook.adapters.site import Site, adapter_names, check_settled, layers_named, layers_of, places
+from lorabook.adapters.site import MIXED, Site, adapter_names, check_settled, layers_named, layers_of, places
 
 
 class MixedRows:
@@ -28,6 +28,7 @@ class MixedRows:
     Args:
         place: what stands there.
         names: each row's adapter; None, or one that has no layer here, means the base alone.
+        path: of the place, for messages.
 
     Example:
         >>> rows = MixedRows(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0), ["default", None])
@@ -35,8 +36,9 @@ class MixedRows:
         torch.Size([2, 3, 4])
     """
 
-    def __init__(self, place: LoRALinear | Site, names: Sequence[str | None]) -> None:
+    def __init__(self, place: LoRALinear | Site, names: Sequence[str | None], path: str = "") -> None:
         self.base = place.base
+        self.path = path
         here = layers_of(place)
         self.adapted = any(isinstance(layer, LoRALinear) for layer in here.values())
         used = [name for name in dict.fromkeys(names) if name in here]
@@ -51,9 +53,13 @@ class MixedRows:
         vector = 0 if isinstance(self.base, nn.Embedding) else 1  # dimensions of a single input
         if x.ndim <= vector or len(x) != len(self.rows):
             given = len(x) if x.ndim > vector else "no"
-            raise AdapterError(f"mixed_batch was given {len(self.rows)} names, and the batch has {given} rows: one name a row")
+            rule = f"one name a row, which come first in the input of every adapted layer, here '{self.path}'"
+            raise AdapterError(f"mixed_batch was given {len(self.rows)} names, and the batch has {given} rows: {rule}")
         y: Tensor = self.base(x)
         return self._adapted(x, y) if self.layers else y
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise AdapterError("a mixed_batch block is running, and a copy made now would never leave it: leave the block first")
 
     def _adapted(self, x: Tensor, y: Tensor) -> Tensor:
         index = torch.tensor(self.rows, device=x.device)
@@ -98,6 +104,10 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]
     train several, set ``requires_grad`` on ``lora_parameters(model, name)`` of each. With gradient checkpointing the backward
     pass computes layers anew and so must also lie inside the block.
 
+    Each adapted layer must see the rows in the first dimension of its input. One that sees something else, a table of positions, say,
+    or the time steps of a model that has ``batch_first=False``, is refused where the sizes differ; where they happen to agree it
+    cannot be told from rows.
+
     Args:
         model: a model with adapters, none merged.
         names: for each row an adapter's name, or None for the bare backbone.
@@ -128,11 +138,19 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]
     if not adapter_names(model):
         raise AdapterError(NO_LORA)
     check_settled(model, "mixing adapters")
-    mixed = {place: MixedRows(place, names) for _, place in places(model)}
+    mixed = {place: MixedRows(place, names, path) for path, place in reversed(list(places(model)))}
+    before = {place: place.__dict__["forward"] for place in mixed if "forward" in place.__dict__}
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        # PyTorch's transformer layers, in evaluation, read weights instead of calling layers, and no one weight serves all rows.
+        torch.backends.mha.set_fastpath_enabled(False)
+        MIXED.update(mixed)
         for place, rows in mixed.items():
             place.__dict__["forward"] = rows  # hides the class's own; the model keeps its modules, names and hooks
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        MIXED.difference_update(mixed)
         for place in mixed:
             place.__dict__.pop("forward", None)
+            place.__dict__.update({"forward": before[place]} if place in before else {})

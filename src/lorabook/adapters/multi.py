@@ -7,20 +7,21 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.bases import AdapterError, features
 from lorabook.adapters.factors import cut, factors_of, is_plain, layer_from
-from lorabook.adapters.linear import LoRALinear, is_number
+from lorabook.adapters.linear import LoRALinear, is_number, is_whole
 from lorabook.adapters.merge import plain
+from lorabook.adapters.paths import replace
 from lorabook.adapters.site import (
     Site,
     activate,
     backbone,
+    check_held,
     check_new_name,
     check_settled,
     install,
     layers_named,
     places,
-    replace,
 )
 
 
@@ -75,6 +76,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
         )
     """
     layers_named(model, name)
+    check_held(model)
     check_settled(model, "deleting an adapter")
     for path, place in list(places(model)):
         if isinstance(place, Site):
@@ -109,6 +111,7 @@ def rename_adapter(model: nn.Module, old: str, new: str) -> None:
         ('sql',)
     """
     layers_named(model, old)
+    check_held(model)
     check_new_name(model, new)
     check_settled(model, "renaming an adapter")
     sites: dict[nn.Module, Site] = {}
@@ -133,8 +136,8 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
     .. math:: \Delta W = \sum_i w_i\, s_i B_i A_i = \begin{bmatrix} w_1 s_1 B_1 & w_2 s_2 B_2 & \cdots \end{bmatrix}
         \begin{bmatrix} A_1 \\ A_2 \\ \vdots \end{bmatrix}
 
-    That is exact, where averaging the A's and the B's would add cross terms; its rank is the sum of the ranks. With ``rank`` the
-    sum is cut to the nearest update of that rank.
+    That is exact, where averaging the A's and the B's would add cross terms; its rank is the sum of the ranks, or min(d, k) where
+    that is less, which loses nothing. With ``rank`` the sum is cut to the nearest update of that rank.
 
     Args:
         model: a model with these adapters; they stay.
@@ -162,10 +165,11 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
         >>> model[0].layers["both"].rank
         4
     """
-    if not weights or not all(is_number(weight) for weight in weights.values()):
-        raise AdapterError(f"weights must name adapters and be finite numbers, got {dict(weights)}")
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
+    if not isinstance(weights, Mapping) or not weights or not all(is_number(weight) for weight in weights.values()):
+        raise AdapterError(f"weights must name adapters and be finite numbers, as {{'sql': 0.5}}, got {weights!r}")
+    if rank is not None and (not is_whole(rank) or rank < 1):
         raise AdapterError(f"rank must be an integer of at least 1, got {rank!r}")
+    check_held(model)
     check_new_name(model, name)
     check_settled(model, "combining adapters")
     parts: dict[str, list[tuple[float, LoRALinear]]] = {}
@@ -185,8 +189,10 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
             errors[path] = 0.0
             if not (A.isfinite().all() and B.isfinite().all()):
                 raise AdapterError(f"the sum of '{path}' holds a NaN or an infinity: lower the weights, or leave out what holds it")
-            if rank is not None and rank < A.shape[0]:
-                A, B, errors[path] = cut(A, B, rank)
+            whole = min(features(bases[path]))
+            if (wanted := whole if rank is None else min(int(rank), whole)) < A.shape[0]:
+                A, B, error = cut(A, B, wanted)
+                errors[path] = error if wanted < whole else 0.0
             layers[path] = layer_from(bases[path], A, B, alpha=float(A.shape[0]))
     install(model, name, layers)
     return errors

@@ -6,19 +6,25 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias, is_conv1d, is_linear
+from lorabook.adapters.dora import DoRALinear
+from lorabook.adapters.embedding import LoRAEmbedding
 from lorabook.adapters.factors import factors_of
 from lorabook.adapters.fingerprint import base_fingerprint
 from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.paths import unwrapped
 from lorabook.adapters.peft_config import PeftConfig, dump_config, endings, parse_config
 from lorabook.adapters.peft_keys import tensors_of
 from lorabook.adapters.peft_read import build_layers, largest_bytes
-from lorabook.adapters.site import backbone, check_new_name, check_settled, install, layers_named
+from lorabook.adapters.site import backbone, check_held, check_new_name, check_settled, install, layers_named
 from lorabook.adapters.storage import CONFIG, check_case, locate, read_pair, write_pair
 from lorabook.adapters.trained_copy import TrainedCopy
+
+Value = TypeVar("Value")
 
 
 def save_adapter(model: nn.Module, directory: str | Path, name: str = "default") -> Path:
@@ -27,6 +33,9 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
     An adapter called "default" goes into the directory itself, any other into the subfolder of its name. PiSSA and OLoRA are
     written as the change since the start, at twice the rank, so that any reader gets them right on the original base. The
     tensors' metadata hold a fingerprint of the base.
+
+    What no parameter holds is not saved: the running means of a BatchNorm that was in training mode while the adapter learned, say. Keep
+    it in eval(), or name it among the config's ``train_modules``.
 
     Args:
         model: a model with that adapter, not merged.
@@ -38,7 +47,8 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
 
     Raises:
         AdapterError: no adapter has that name, one is merged, the adapter holds a NaN or an infinity, or the directory holds an
-            adapter whose name differs in upper and lower case only. Nothing is written then.
+            adapter whose name differs in upper and lower case only; layers put in place by hand that differ in what PEFT's files
+            hold once for all (dropout, DoRA). Nothing is written then.
         OSError: the directory cannot be written.
 
     Chapter: Saving, sharing, loading safely.
@@ -53,6 +63,7 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
         ['adapter_config.json', 'adapter_model.safetensors']
     """
     layers = layers_named(model, name)
+    check_held(model)
     check_settled(model, "saving", while_disabled=True)
     tensors: dict[str, Tensor] = {}
     for path, layer in layers.items():
@@ -62,7 +73,7 @@ def save_adapter(model: nn.Module, directory: str | Path, name: str = "default")
             raise AdapterError(f"{key} holds a NaN or an infinity, so adapter {name!r} is not saved: train it again")
     config = _config_of(model, layers)
     own_modules = dict(backbone(model))
-    base_name = getattr(getattr(model, "config", None), "name_or_path", None)
+    base_name = getattr(getattr(unwrapped(model), "config", None), "name_or_path", None)
     content = dump_config(
         config,
         base_name=base_name if isinstance(base_name, str) and base_name else None,
@@ -108,6 +119,7 @@ def load_adapter(model: nn.Module, directory: str | Path, name: str = "default",
         ...     load_adapter(model, folder)
         ('0',)
     """
+    check_held(model)
     check_new_name(model, name)
     check_settled(model, "loading")
     try:
@@ -131,16 +143,18 @@ def _config_of(model: nn.Module, layers: dict[str, nn.Module]) -> PeftConfig:
     """The settings that describe these layers; ranks and alphas that differ go under whole, escaped paths, in no need of order."""
     lora = {path: layer for path, layer in layers.items() if isinstance(layer, LoRALinear)}
     ranks = {path: factors_of(layer)[0].shape[0] for path, layer in lora.items()}
-    alphas = {path: _alpha(layer, ranks[path]) for path, layer in lora.items()}
+    stabilized = bool(lora) and all(layer.rank_stabilized for layer in lora.values())
+    alphas = {path: _alpha(layer, ranks[path], stabilized) for path, layer in lora.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 1 for values in (ranks, alphas))
-    some = next(iter(lora.values()), None)
+    dropout = _common({path: layer.dropout.p for path, layer in lora.items() if not isinstance(layer, LoRAEmbedding)}, "dropout")
+    dora = _common({path: isinstance(layer, DoRALinear) for path, layer in lora.items()}, "DoRA")
     return PeftConfig(
         r=int(rank),
         lora_alpha=alpha,
         target_modules=_target_modules(model, frozenset(lora)),
-        lora_dropout=max((layer.dropout.p for layer in lora.values()), default=0.0),
-        use_rslora=some is not None and some.rank_stabilized,
-        use_dora=any(hasattr(layer, "magnitude") for layer in lora.values()),
+        lora_dropout=float(dropout or 0.0),
+        use_rslora=stabilized,
+        use_dora=bool(dora),
         bias=_bias(layers),
         modules_to_save=frozenset(path for path, layer in layers.items() if isinstance(layer, TrainedCopy)),
         rank_pattern={f"^{re.escape(path)}": value for path, value in ranks.items() if value != rank},
@@ -148,10 +162,26 @@ def _config_of(model: nn.Module, layers: dict[str, nn.Module]) -> PeftConfig:
     )
 
 
-def _alpha(layer: LoRALinear, rank: int) -> float:
+def _common(values: dict[str, Value], what: str) -> Value | None:
+    """The one value of all layers, since the files hold no more than one.
+
+    Raises:
+        AdapterError: there are several.
+    """
+    first = next(iter(values), "")
+    for path, value in values.items():
+        if value != values[first]:
+            rule = "PEFT's files hold one for all layers: make them alike"
+            raise AdapterError(f"'{first}' and '{path}' differ in {what} ({values[first]} and {value}), and {rule}")
+    return values.get(first)
+
+
+def _alpha(layer: LoRALinear, rank: int, stabilized: bool) -> float:
     """The alpha that gives the layer's scaling at the rank that is written, which for PiSSA and OLoRA is twice the layer's."""
-    grown = math.sqrt(rank / layer.rank) if layer.rank_stabilized else rank / layer.rank
-    alpha = layer.alpha * grown
+    if stabilized == layer.rank_stabilized:
+        alpha = float(layer.alpha * (math.sqrt(rank / layer.rank) if stabilized else rank / layer.rank))
+    else:  # one of several layers, whose kinds of scaling differ: all are written as alpha / rank
+        alpha = float(layer.scaling * rank)
     return int(alpha) if alpha == int(alpha) else alpha
 
 

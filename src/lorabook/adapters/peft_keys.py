@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias
@@ -63,7 +65,7 @@ def sort_tensors(tensors: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor
     for key, tensor in tensors.items():
         if not key.startswith(PREFIX):
             raise AdapterError(f"unexpected tensor {key!r}: names begin with {PREFIX}")
-        name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+        name = re.sub(r"\.base_layer\.(?=[^.]+$)", ".", key.removeprefix(PREFIX))  # PEFT's own, not a module called so in the model
         suffix = next((suffix for suffix in PARTS if name.endswith(suffix)), None)
         group, part = (layers.setdefault(name.removesuffix(suffix), {}), PARTS[suffix]) if suffix else (rest, name)
         if part in group:

@@ -9,7 +9,8 @@ from torch import nn
 
 from lorabook.adapters.bases import AdapterError
 from lorabook.adapters.nf4 import NF4Linear
-from lorabook.adapters.site import places, replace
+from lorabook.adapters.paths import replace, submodule
+from lorabook.adapters.site import places
 from lorabook.adapters.targets import ALL_LINEAR, Target, matching_layers
 
 
@@ -42,12 +43,12 @@ def quantize_base(model: nn.Module, targets: Iterable[Target] | str = ALL_LINEAR
     quantized: dict[nn.Module, NF4Linear] = {}  # one for a layer that stands in two places
     try:
         for path in paths:
-            layer = model.get_submodule(path)
+            layer = submodule(model, path)
             if layer not in quantized:
                 quantized[layer] = NF4Linear(cast(nn.Linear, layer))
     except (TypeError, ValueError) as error:
         raise AdapterError(f"cannot quantize '{path}': {error}") from None
-    for path, layer in [(path, model.get_submodule(path)) for path in paths]:
+    for path, layer in [(path, submodule(model, path)) for path in paths]:
         replace(model, path, quantized.get(layer, layer))
     return tuple(paths)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError, OwnBias
 from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.paths import replace, submodule, unwrapped
 
 
 class Site(nn.Module):
@@ -71,6 +72,16 @@ class Site(nn.Module):
         bias: Tensor | None = (self.base if self.current is None else self.current).bias  # type: ignore[assignment]
         return bias
 
+    def __getattr__(self, name: str) -> Any:
+        """What a site lacks, the layer that answers has, or the base: in_features, say, for code that asks what the layer was."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            for module in (self.__dict__.get("current"), self.__dict__.get("_modules", {}).get("base")):
+                if hasattr(module, name) and not name.startswith("__"):
+                    return getattr(module, name)
+            raise
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the active layer makes of the inputs, whichever the base takes."""
         return self.base(*inputs, **named) if self.current is None else self.current(*inputs, **named)
@@ -78,6 +89,9 @@ class Site(nn.Module):
 
 DISABLED: WeakSet[nn.Module] = WeakSet()
 """Places inside an adapter_disabled block, which puts back what it found when it ends. Copies made in the block are not among them."""
+
+MIXED: WeakSet[nn.Module] = WeakSet()
+"""Places inside a mixed_batch block, likewise."""
 
 
 def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear | Site]]:
@@ -87,6 +101,7 @@ def places(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoRALinear |
         >>> [path for path, _ in places(nn.Sequential(nn.ReLU(), LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))]
         ['1']
     """
+    model = unwrapped(model)
     if isinstance(model, LoRALinear | Site):
         yield path, model
         return
@@ -112,8 +127,9 @@ def backbone(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]
         >>> [path for path, _ in backbone(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))]
         ['', '0']
     """
+    model = unwrapped(model)
     if isinstance(model, LoRALinear | Site):
-        model = model.base
+        model = unwrapped(model.base)
     yield path, model
     for name, child in model._modules.items():
         if child is not None:
@@ -194,12 +210,25 @@ def check_settled(model: nn.Module, what: str, *, while_disabled: bool = False) 
         >>> check_settled(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)), "switching")
     """
     for path, place in places(model):
-        if "forward" in place.__dict__:
+        if place in MIXED:
             raise AdapterError(f"a mixed_batch block is running, so {what} would go wrong: leave the block first")
         if place in DISABLED and not while_disabled:
             raise AdapterError(f"an adapter_disabled block is running, so {what} would not last: leave the block first")
         if any(isinstance(layer, LoRALinear) and layer.merged for layer in layers_of(place).values()):
             raise AdapterError(f"'{path}' is merged, so {what} would go wrong: unmerge_lora(model) first")
+
+
+def check_held(model: nn.Module) -> None:
+    """Refuse a model that is itself an adapted layer, in whose place nothing can be put.
+
+    Raises:
+        AdapterError: it is.
+
+    Example:
+        >>> check_held(nn.Sequential(LoRALinear(nn.Linear(6, 4), rank=2, alpha=8.0)))
+    """
+    if isinstance(unwrapped(model), LoRALinear | Site):
+        raise AdapterError("the model is itself one adapted layer, which nothing holds: put it into an nn.Sequential, or take model.base")
 
 
 def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
@@ -224,7 +253,7 @@ def install(model: nn.Module, name: str, layers: dict[str, nn.Module]) -> None:
                 site.add("default", place)
             replace(model, path, site)
     for path, layer in layers.items():
-        there = model.get_submodule(path)
+        there = submodule(model, path)
         if bare and isinstance(layer, LoRALinear) and not isinstance(layer.base, OwnBias):
             replace(model, path, layer)
             continue
@@ -265,16 +294,3 @@ def own(layer: nn.Module) -> list[nn.Parameter]:
     if isinstance(layer, LoRALinear):
         frozen = set((layer.base.base if isinstance(layer.base, OwnBias) else layer.base).parameters())
     return [parameter for parameter in layer.parameters() if parameter not in frozen]
-
-
-def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path of the model.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(6, 4))
-        >>> replace(model, "0", nn.ReLU())
-        >>> model[0]
-        ReLU()
-    """
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)

@@ -53,7 +53,7 @@ def _finish(directory: Path) -> None:
 
 
 def check_case(target: Path) -> None:
-    """Refuse a folder beside one whose name some systems take for the same.
+    """Refuse a folder beside one that holds an adapter and whose name some systems take for the same.
 
     Raises:
         AdapterError: there is one.
@@ -63,7 +63,7 @@ def check_case(target: Path) -> None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     check_case(Path(folder) / "sql")
     """
-    there = [child.name for child in target.parent.iterdir()] if target.parent.is_dir() else []
+    there = _adapters_in(target.parent) if target.parent.is_dir() else []
     other = next((name for name in there if name != target.name and name.lower() == target.name.lower()), None)
     if other is not None:
         raise AdapterError(f"'{target.parent}' holds '{other}', and some systems cannot tell '{target.name}' from it: take another name")
@@ -117,12 +117,22 @@ def locate(directory: Path, name: str) -> Path:
         if (directory / name).resolve().parent != directory.resolve():
             raise AdapterError(f"'{directory / name}' is a link that leaves its directory: give the folder that it leads to")
         return directory / name
+    remedy = "give the directory that save_adapter or PEFT wrote"
     if not holds_adapter(directory):
-        raise AdapterError(f"'{directory}' holds no {CONFIG}: give the directory that save_adapter or PEFT wrote")
-    others = [child.name for child in sorted(directory.iterdir()) if child.is_dir() and holds_adapter(child)]
+        if not directory.is_dir():
+            raise AdapterError(f"'{directory}' {'is no directory' if directory.exists() else 'does not exist'}: {remedy}")
+        if inside := _adapters_in(directory):
+            raise AdapterError(f"'{directory}' holds no adapter {name!r}; it holds {', '.join(inside)}: give one of these names")
+        raise AdapterError(f"'{directory}' holds no {CONFIG}: {remedy}")
+    others = _adapters_in(directory)
     if name != "default" and others:
         raise AdapterError(f"'{directory}' holds no adapter {name!r}; it holds default, {', '.join(others)}")
     return directory
+
+
+def _adapters_in(directory: Path) -> list[str]:
+    """Names of the subfolders that hold an adapter."""
+    return [child.name for child in sorted(directory.iterdir()) if child.is_dir() and holds_adapter(child)]
 
 
 def read_pair(directory: Path, largest_bytes: int) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
@@ -154,7 +164,8 @@ def read_pair(directory: Path, largest_bytes: int) -> tuple[bytes, dict[str, Ten
 def _plain_file(directory: Path, name: str) -> Path:
     path = directory / name
     if not path.exists():
-        hint = ": only safetensors is read, no pickle" if (directory / "adapter_model.bin").exists() else ""
+        pickled = (directory / "adapter_model.bin").exists()
+        hint = ": only safetensors is read, no pickle" if pickled else ": an adapter is two files, copy both"
         raise AdapterError(f"'{path}' is missing{hint}")
     if not path.is_file():
         raise AdapterError(f"'{path}' is not a plain file")

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from torch import nn
 
-from lorabook.adapters.bases import AdapterError, is_linear
+from lorabook.adapters.bases import AdapterError, is_linear, why_not
+from lorabook.adapters.linear import LoRALinear
+from lorabook.adapters.paths import unwrapped
 from lorabook.adapters.site import Site, backbone, places
 
 ALL_LINEAR = "all-linear"
@@ -28,6 +30,40 @@ def fits(path: str, target: Target) -> bool:
     return path == target or path.endswith("." + target)
 
 
+def check_targets(targets: object) -> None:
+    """Refuse what is no list of names.
+
+    Raises:
+        TypeError: a string other than "all-linear", or a name that is neither a string nor a compiled expression.
+        ValueError: no name.
+
+    Example:
+        >>> check_targets("q_proj")
+        Traceback (most recent call last):
+        TypeError: targets is a tuple of names or 'all-linear': write targets=('q_proj',)
+    """
+    if targets == ALL_LINEAR:
+        return
+    if isinstance(targets, str) or not isinstance(targets, Iterable):
+        raise TypeError(f"targets is a tuple of names or {ALL_LINEAR!r}: write targets=({str(targets)!r},)")
+    if not targets:
+        raise ValueError(f"targets is empty: name layers, or write targets={ALL_LINEAR!r}")
+    check_names(targets)
+
+
+def check_names(names: Iterable[object]) -> None:
+    """Refuse a name that is neither a string nor a compiled expression.
+
+    Example:
+        >>> check_names([0])
+        Traceback (most recent call last):
+        TypeError: a layer's name is a string or a compiled expression, got 0: write '0'
+    """
+    for name in names:
+        if not isinstance(name, str | re.Pattern):
+            raise TypeError(f"a layer's name is a string or a compiled expression, got {name!r}: write {str(name)!r}")
+
+
 def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[str]:
     """Paths of the targeted linear layers and embeddings, in the order of the model; every target must match.
 
@@ -35,12 +71,14 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
     (``get_output_embeddings``, as those of transformers do): the same layers that PEFT takes.
 
     Raises:
-        AdapterError: a target matches nothing; the message lists what there is.
+        AdapterError: a target matches nothing, or nothing that can be adapted; the message lists what there is.
+        TypeError: targets is some other string, where a tuple of names is meant.
 
     Example:
         >>> matching_layers(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5)), ("2",))
         ['2']
     """
+    check_targets(targets)
     layers = {path: module for path, module in _open_to_adapters(model) if is_linear(module) or isinstance(module, nn.Embedding)}
     if targets == ALL_LINEAR:
         shared = {path for group in shared_weights(model) for path, _ in group if len({module for _, module in group}) > 1}
@@ -53,7 +91,9 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
         if not any(fits(path, target) for path in layers):
             linear = _endings(path for path, module in layers.items() if is_linear(module))
             tables = _endings(path for path, module in layers.items() if not is_linear(module))
-            raise AdapterError(f"no linear layer matches {_name(target)}; linear layers end in {linear}; embeddings in {tables}")
+            named = next((module for path, module in _open_to_adapters(model) if fits(path, target)), None)
+            reason = f": {why_not(named)}" if named is not None else ""
+            raise AdapterError(f"no linear layer matches {_name(target)}{reason}; linear layers end in {linear}; embeddings in {tables}")
     return [path for path in layers if any(fits(path, target) for target in targets)]
 
 
@@ -132,8 +172,9 @@ def _open_to_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _output_layer(model: nn.Module) -> object:
     """The layer that gives the scores of the vocabulary, where the model names it."""
-    named = getattr(model, "get_output_embeddings", None)
-    return named() if callable(named) else None
+    named = getattr(unwrapped(model), "get_output_embeddings", None)
+    head = named() if callable(named) else None
+    return head.base if isinstance(head, LoRALinear | Site) else head
 
 
 def _name(target: Target) -> str:

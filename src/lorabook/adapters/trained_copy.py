@@ -31,11 +31,11 @@ class TrainedCopy(nn.Module):
         super().__init__()
         outer = next((parameter.dtype for parameter in module.parameters()), torch.float32)
         inner = torch.promote_types(outer, torch.float32)
-        self.module = copy.deepcopy(module).to(inner).requires_grad_(True)
-        module.requires_grad_(False)
         # Empty tensors rather than attributes, so that model.double() and the like change these dtypes too.
         self.register_buffer("outer", torch.empty(0, dtype=outer), persistent=False)
         self.register_buffer("inner", torch.empty(0, dtype=inner), persistent=False)
+        self.module = copy.deepcopy(module).to(inner).requires_grad_(True)
+        module.requires_grad_(False)
 
     @property
     def weight(self) -> Tensor:
@@ -46,6 +46,16 @@ class TrainedCopy(nn.Module):
     def bias(self) -> Tensor | None:
         """Its bias, likewise."""
         return None if self.module.bias is None else self.module.get_parameter("bias").to(self.outer.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapper lacks, the copy has: its sizes and settings, for code that reads them."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            module = self.__dict__.get("_modules", {}).get("module")
+            if hasattr(module, name) and not name.startswith("__"):
+                return getattr(module, name)
+            raise
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the copy makes of the inputs, in the dtype that the module itself would give."""

@@ -10,8 +10,9 @@ from torch import nn
 
 from lorabook.adapters.bases import AdapterError, features, is_linear
 from lorabook.adapters.inject import LoRAConfig
+from lorabook.adapters.linear import is_whole
 from lorabook.adapters.site import backbone
-from lorabook.adapters.targets import ALL_LINEAR, Target, fits, matching_layers
+from lorabook.adapters.targets import Target, fits, matching_layers
 from lorabook.measure.presets import ModelShape
 
 
@@ -90,7 +91,7 @@ def count_lora(model: nn.Module | ModelShape, targets: Iterable[Target] | str, r
     Raises:
         AdapterError: a target that matches no layer; the message lists what there is.
         TypeError: targets is some other string.
-        ValueError: no targets, or a rank below 1.
+        ValueError: no targets, or a rank outside 1..min(d, k) of a targeted layer.
 
     Source: Hu et al. 2021 (LoRA), section 5.1.
     Chapter: Counting: parameters, memory, FLOPs.
@@ -100,9 +101,13 @@ def count_lora(model: nn.Module | ModelShape, targets: Iterable[Target] | str, r
         >>> print(count_lora(PRESETS["llama-2-7b"], ("q_proj", "v_proj"), rank=8))
         4,194,304 of 6,742,609,920 parameters train (0.06%)
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if not is_whole(rank) or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
-    layers = {path: rank * (d + k) for path, (d, k) in targeted_sizes(model, targets).items()}
+    sizes = targeted_sizes(model, targets)
+    for path, (d, k) in sizes.items():
+        if rank > min(d, k):
+            raise ValueError(f"rank must be 1..{min(d, k)} for '{path}', a {d}x{k} layer, got {rank}")
+    layers = {path: int(rank) * (d + k) for path, (d, k) in sizes.items()}
     trainable = sum(layers.values())
     total = model.total if isinstance(model, ModelShape) else count_parameters(model).total
     return LoRACount(trainable, total + trainable, layers)
@@ -122,9 +127,7 @@ def targeted_sizes(model: nn.Module | ModelShape, targets: Iterable[Target] | st
     if isinstance(model, ModelShape):
         return _sizes_in_shape(model, targets)
     modules = dict(backbone(model))
-    get_head = getattr(model, "get_output_embeddings", None)  # of a transformers model; None for one without a head
-    head = get_head() if targets == ALL_LINEAR and get_head is not None else None
-    chosen = {modules[path]: path for path in reversed(matching_layers(model, targets)) if modules[path] is not head}
+    chosen = {modules[path]: path for path in reversed(matching_layers(model, targets))}
     return {path: features(module) for module, path in reversed(chosen.items())}
 
 

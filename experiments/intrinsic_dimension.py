@@ -2,8 +2,9 @@
 
     python experiments/intrinsic_dimension.py
 
-theta = theta_0 + P z, with P random and z of d numbers (lorabook.measure.subspace), for d from 100 to 100,000 by factors of ten, each d at its own best rate.
-The summary gives the smallest d whose mean test score reaches 90 % of full fine-tuning's, as Li et al. 2018 define the intrinsic dimension.
+theta = theta_0 + P z, with P random and z of d numbers (lorabook.measure.subspace), for d from 100 to 100,000 by factors of ten, each d at
+its own best rate. The summary gives the smallest d whose mean test score reaches 90 % of full fine-tuning's, as Li et al. 2018 define the
+intrinsic dimension.
 
 What it is: an upper bound on how many numbers have to be learnt here, for this backbone, task, budget of steps and kind of subspace.
 What it is not: the rank of anything. Random directions spread over all weights are not the directions of a rank-r update, a low

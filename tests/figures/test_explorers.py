@@ -109,3 +109,10 @@ def test_a_page_of_the_book_brings_no_vega_and_a_notebook_its_own(monkeypatch):
         f"https://cdn.jsdelivr.net/npm/{name}" for name in ("vega", "vega-lite", "vega-embed")
     ]
     assert "<svg" not in rank()._repr_html_().partition('<script type="application/json" data-chart="">')[0]
+
+
+def test_a_number_that_is_not_finite_is_a_gap():
+    cell = explorers.alpha_eta({1.0: {"a": [1.0, float("nan"), 3.0]}}, {1.0: "one"}, colors={"a": INK}, start=1.0)._repr_html_()
+    packed = re.search(r'data-chart="">(.*?)</script>', cell, re.DOTALL)[1]
+    assert "NaN" not in packed
+    json.loads(packed, parse_constant=pytest.fail)

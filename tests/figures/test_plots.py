@@ -132,3 +132,14 @@ def test_heat_maps_share_one_scale_and_count_from_one():
     np.testing.assert_array_equal(first.get_array(), [[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]])
     assert first.get_clim() == second.get_clim() == (0, 1)
     assert first.get_extent() == [0.5, 3.5, 2.5, 0.5]
+
+
+def test_a_run_shorter_than_the_window_is_drawn():
+    figure = plots.loss_curves({"a": [3.0, 2.0, 1.0]}, colors={"a": "red"})
+    assert figure.axes[0].lines[1].get_ydata() == pytest.approx([2.0])
+
+
+def test_every_series_of_strips_is_in_the_legend_once():
+    rows = {"x": {"a": [1.0]}, "y": {name: [2.0] for name in "abcdef"}}
+    figure = plots.strips(rows, colors=dict.fromkeys("abcdef", "red"), xlabel="x")
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == list("abcdef")

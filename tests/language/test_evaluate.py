@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from lorabook.language.backbone import load_backbone
 from lorabook.language.evaluate import held_out_bits_per_byte
 from lorabook.language.tokenizer import BytePairTokenizer
 
@@ -52,3 +54,19 @@ def test_a_model_in_training_stays_so(model, tokenizer):
 def test_nothing_to_read_is_an_error(model, tokenizer, texts):
     with pytest.raises(ValueError, match="at least one byte"):
         held_out_bits_per_byte(model, tokenizer, texts)
+
+
+def test_every_part_is_left_in_its_own_mode_also_after_an_error():
+    model, tokenizer = load_backbone()
+    model.train()
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    held_out_bits_per_byte(model, tokenizer, ["import os"])
+    assert [module.training for module in model.modules()] == before
+    model.token_embedding = nn.Embedding(3, model.config.n_embd)  # too few tokens
+    model.eval()
+    model.blocks[0].train()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(IndexError):
+        held_out_bits_per_byte(model, tokenizer, ["import os"])
+    assert [module.training for module in model.modules()] == before

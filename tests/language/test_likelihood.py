@@ -136,3 +136,8 @@ def test_perplexity_is_the_exponential_of_the_mean(total, count):
 def test_what_leaves_nothing_to_predict_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_labels_that_do_not_stand_beside_their_inputs_are_refused():
+    with pytest.raises(ValueError, match="got 2 inputs and 1 labels"):
+        pad_batch([([1, 2], [2])])

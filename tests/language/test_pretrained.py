@@ -200,6 +200,12 @@ def test_the_mean_of_nothing_is_zero():
     assert torch.equal(mean_pool(torch.ones(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool)), torch.zeros(1, 3))
 
 
+def test_the_mean_of_many_positions_fits_half_precision():
+    mask = torch.ones(1, 2048, dtype=torch.bool)
+    assert mean_pool(torch.full((1, 2048, 1), 50.0).half(), mask).item() == 50.0
+    assert mean_pool(torch.full((1, 2048, 1), 3.0).bfloat16(), mask).item() == 3.0
+
+
 def test_a_tokenizer_that_pads_with_another_token_is_refused(tiny_gpt2):
     with pytest.raises(ValueError, match="padding must be token 0, as pad_batch writes it, and this tokenizer's is None"):
         load_sentence_encoder(tiny_gpt2)

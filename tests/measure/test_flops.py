@@ -66,3 +66,9 @@ def test_other_methods_and_missing_layers_are_refused():
         training_flops(PRESETS["gpt2"], "qlora")
     with pytest.raises(AdapterError):
         training_flops(PRESETS["gpt2"], "lora", targets=("q_proj",))
+
+
+def test_ranks_are_those_that_an_adapter_can_have():
+    for rank in (-3, 0, 5):
+        with pytest.raises(ValueError, match="rank must be"):
+            training_flops(nn.Sequential(nn.Linear(6, 4)), "lora", rank=rank)

@@ -161,3 +161,17 @@ def test_activations_grow_with_the_tokens():
     model = GPT(SHAPES[0])
     one, two = (gpt_activation_bytes(model, (b, 16)) for b in (1, 2))
     assert two - one == one - 8 * 16 - 4  # all but the position numbers and the loss's total weight
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
+    layer = nn.Linear(3, 2)
+    before = layer.weight.detach().clone()
+    measured_ledger(layer, lambda: layer(torch.full((1, 3), 1e20)).square().sum())
+    assert torch.equal(layer.weight, before)
+
+
+def test_another_model_with_blocks_is_not_taken_for_the_books_gpt():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8))])})
+    model.blocks, model.config = model["blocks"], GPTConfig(vocab_size=11, context=16, n_layer=1, n_head=2, n_embd=8)
+    with pytest.raises(TypeError, match="leave out batch"):
+        memory_ledger(model, "full", precision="float32", batch=(4, 16))

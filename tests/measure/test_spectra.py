@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorabook import LoRAConfig, add_lora, merge_lora
+from lorabook import AdapterError, LoRAConfig, add_lora, merge_lora, quantize_base
 from lorabook.language.gpt import GPT, GPTConfig
 from lorabook.measure.spectra import change_spectrum, linear_weights, truncate_changes
 
@@ -105,3 +105,28 @@ def test_a_weight_that_did_not_change_has_no_spectrum():
         change_spectrum(weight, weight)
     with pytest.raises(ValueError, match="shapes must agree"):
         change_spectrum(weight, weight.T)
+
+
+def test_shapes_that_differ_leave_every_layer_as_it_was():
+    model, other = (nn.Sequential(nn.Linear(6, 4), nn.Linear(4, width)) for width in (3, 5))
+    before = linear_weights(other)
+    start = linear_weights(model)
+    with pytest.raises(ValueError, match="shapes of '1' must agree"):
+        truncate_changes(model, before, {path: weight + 1 for path, weight in before.items()}, rank=1)
+    assert all(torch.equal(weight, start[path]) for path, weight in linear_weights(model).items())
+
+
+def test_a_layer_without_so_many_directions_gets_the_weight_itself_bit_for_bit():
+    model = nn.Sequential(nn.Linear(6, 4))
+    before, after = linear_weights(model), {"0": torch.randn(4, 6)}
+    truncate_changes(model, before, after, rank=4)
+    assert torch.equal(model[0].weight, after["0"])
+    truncate_changes(model, before, after, rank=0)
+    assert torch.equal(model[0].weight, before["0"])
+
+
+def test_a_quantized_layer_has_no_weight_to_copy():
+    model = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 5))
+    quantize_base(model, ("0",))
+    with pytest.raises(AdapterError, match="'0' is a NF4Linear, without a weight"):
+        linear_weights(model)

@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -248,3 +249,42 @@ def test_intervals_below_one_are_refused(tmp_path, settings):
     with pytest.raises(ValueError, match="need micro_batch_size and checkpoint_every of at least 1"):
         run(adapted_gpt(), tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+class Averaging(nn.Module):
+    """Holds buffers in modules without a weight: running means, and a moving average of its own."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.table, self.norm, self.out = nn.Embedding(VOCAB_SIZE, 6), nn.BatchNorm1d(6, affine=False), nn.Linear(6, VOCAB_SIZE)
+        self.register_buffer("average", torch.zeros(6))
+
+    def forward(self, ids):
+        hidden = self.norm(self.table(ids).transpose(1, 2)).transpose(1, 2)
+        if self.training:
+            self.average.lerp_(hidden.detach().mean(dim=(0, 1)), 0.1)
+        return self.out(hidden + self.average)
+
+
+def test_buffers_of_modules_without_a_weight_resume_too(tmp_path, stop_after):
+    whole, first, second = Averaging(), Averaging(), Averaging()
+    run(whole)
+    stop_after(5)
+    with pytest.raises(StoppedError):
+        run(first, tmp_path / "run")
+    run(second, tmp_path / "run")
+    assert same(whole.state_dict(), second.state_dict())
+    assert not same(whole.state_dict(), first.state_dict())
+
+
+def test_numpys_numbers_are_settings_and_an_address_in_a_description_is_none(tmp_path):
+    def model():
+        made = adapted_gpt()
+        made.extra_repr = lambda: f"{object()}"  # at another address each time
+        return made
+
+    settings = {**SETTINGS, "learning_rate": np.float32(0.03), "batch_size": np.int64(5)}
+    train(model(), examples(), **settings, checkpoint=tmp_path / "run")
+    assert len(train(model(), examples(), **settings, checkpoint=tmp_path / "run").losses) == SETTINGS["steps"]

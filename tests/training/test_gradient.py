@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lorabook.training.gradient import accumulate_gradient
@@ -79,3 +80,14 @@ def test_the_loss_agrees_with_cross_entropy_over_all_targets():
 def test_a_batch_without_targets_is_refused():
     with pytest.raises(ValueError, match="the batch has no target token: every example needs a label"):
         accumulate_gradient(adapted_gpt(), [([1, 2], [-100, -100])])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"micro_batch_size": -1}, "micro_batch_size must be at least 1"), ({"precision": "bf16"}, "got 'bf16'")]
+)
+def test_settings_outside_their_range_are_refused(settings, message):
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
+    with pytest.raises(ValueError, match=message):
+        accumulate_gradient(model, [([1], [2])], **settings)
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
+        accumulate_gradient(model.requires_grad_(False), [([1], [2])])

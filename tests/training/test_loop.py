@@ -231,3 +231,48 @@ def test_a_part_in_evaluation_mode_stays_in_it():
     train(model, [([1, 2], [2, 3])], steps=1, learning_rate=0.1)
     assert model.training
     assert not model[1].training
+
+
+@pytest.mark.parametrize(
+    "setting", [{"clip_norm": 0.0}, {"clip_norm": -1.0}, {"clip_norm": float("nan")}, {"warmup": 10}, {"warmup": -0.1}]
+)
+def test_a_clipping_or_a_warmup_that_would_train_wrongly_is_refused(setting):
+    with pytest.raises(ValueError, match="clip_norm above 0 and a warmup from 0 to 1"):
+        run(Recorder(), **setting)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_update():
+    class Steep(nn.Module):
+        """Its loss is finite, and the gradient of the square root at zero is not."""
+
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 7))
+            self.shift = nn.Parameter(torch.zeros(7))
+
+        def forward(self, ids):
+            return self.body(ids) + self.shift.abs().sqrt()
+
+    model = Steep()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(FloatingPointError, match="norm of the gradient is nan at step 0"):
+        train(model, [([1, 2], [2, 3])], steps=1, learning_rate=0.1, batch_size=1)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_running_means_of_a_frozen_norm_stay_and_those_of_one_that_trains_move(frozen):
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.norm, self.out = nn.Embedding(7, 6), nn.BatchNorm1d(6), nn.Linear(6, 7)
+
+        def forward(self, ids):
+            return self.out(self.norm(self.table(ids).transpose(1, 2)).transpose(1, 2))
+
+    model = Normed()
+    if frozen:
+        add_lora(model, LoRAConfig(rank=2, targets=("out",)))
+    train(model, [([1, 2], [2, 3])], steps=2, learning_rate=0.1, batch_size=1)
+    assert torch.equal(model.norm.running_mean, torch.zeros(6)) == frozen
+    assert model.norm.training

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import redirect_stderr
+from statistics import mean
 
 import pytest
 import torch
@@ -118,9 +119,11 @@ def test_float32_means_no_autocast():
 
 
 def test_bfloat16_training_learns_and_leaves_the_adapter_in_float32():
-    model = adapted_gpt()
-    log = train(model, examples(), **{**SETTINGS, "steps": 60}, precision="bfloat16")
-    assert log.losses[-1] < 0.7 * log.losses[0]
+    model, settings = adapted_gpt(), {**SETTINGS, "steps": 60}
+    log, wide = train(model, examples(), **settings, precision="bfloat16"), train(adapted_gpt(), examples(), **settings)
+    first, last = mean(log.losses[:11]), mean(log.losses[-11:])  # five epochs each: single batches differ more than training changes them
+    assert last < 0.9 * first
+    assert last == pytest.approx(mean(wide.losses[-11:]), rel=0.05)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 

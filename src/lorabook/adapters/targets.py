@@ -68,7 +68,8 @@ def matching_layers(model: nn.Module, targets: Iterable[Target] | str) -> list[s
     """Paths of the targeted linear layers and embeddings, in the order of the model; every target must match.
 
     "all-linear" leaves out a layer whose weight another module shares, and the output layer of a model that says which one that is
-    (``get_output_embeddings``, as those of transformers do): the same layers that PEFT takes.
+    (``get_output_embeddings``, as those of transformers do): the same layers that PEFT takes of a model whose layers are called and
+    not shared.
 
     Raises:
         AdapterError: a target matches nothing, or nothing that can be adapted; the message lists what there is.

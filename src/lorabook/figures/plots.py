@@ -196,15 +196,16 @@ def loss_curves(
     Args:
         curves: label and loss of each step.
         colors: the colour of each label.
-        window: steps in the moving average.
+        window: steps in the moving average; a run with fewer is averaged over all of its own.
         marks: label and height of dashed lines, such as the last loss of a run whose curve is not at hand.
     """
     figure, axis = plt.subplots()
     for label, losses in curves.items():
         numbers = np.asarray(losses)
-        smooth = np.convolve(numbers, np.ones(window) / window, mode="valid")
+        wide = min(window, len(numbers))
+        smooth = np.convolve(numbers, np.ones(wide) / wide, mode="valid")
         axis.semilogy(np.arange(1, len(numbers) + 1), numbers, color=colors[label], alpha=0.25, linewidth=1)
-        steps = np.arange(window, len(numbers) + 1)
+        steps = np.arange(wide, len(numbers) + 1)
         axis.semilogy(steps, smooth, color=colors[label])
         axis.annotate(label, (steps[-1], smooth[-1]), xytext=(6, 0), textcoords="offset points", va="center")
     for label, height in (marks or {}).items():
@@ -254,12 +255,14 @@ def strips(
     """
     figure, axis = plt.subplots(figsize=(7.0, 1.0 + 0.5 * len(rows)))
     lanes = {name: (index - (len(colors) - 1) / 2) * 0.7 / len(colors) for index, name in enumerate(colors)}
-    markers = dict(zip(colors, "o^sDv", strict=False))
+    markers = dict(zip(colors, itertools.cycle("o^sDv"), strict=False))
+    named: set[str] = set()
     for place, series in enumerate(rows.values()):
         for name, values in series.items():
             x = np.maximum(np.asarray(values), -np.inf if lowest is None else lowest)
             y = np.full(len(x), place + lanes[name])
-            label = name if place == 0 else None
+            label = None if name in named else name
+            named.add(name)
             axis.plot(x, y, markers[name], color=colors[name], markersize=4, alpha=0.4, markeredgewidth=0, clip_on=False, label=label)
     axis.set(xscale="log" if log else "linear", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     if lowest is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -75,7 +76,7 @@ class Explorer:
         spec = self.spec()
         data = {"spec": spec, "params": self.params, "texts": self.texts, "sources": _sources()}
         # "<" would end the script element if it stood in a text.
-        packed = drawing_in_page_colors(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
+        packed = drawing_in_page_colors(json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
         script = files("lorabook.figures").joinpath("explorer.js").read_text(encoding="utf-8")
         heard = "" if self.texts else f' style="{_ONLY_HEARD}"'
         return f"""<div class="lora-explorer lora-vega" role="group" style="position: relative" aria-label="{html.escape(self.label)}">
@@ -97,6 +98,15 @@ class Explorer:
 
     def __repr__(self) -> str:
         return f"[explorer: {self.label}]"
+
+
+def _finite(data: Any) -> Any:
+    """The same, with null where a number is not finite, as Vega draws a gap: JSON has no NaN."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _vl_convert() -> Any | None:

@@ -51,10 +51,13 @@ def held_out_bits_per_byte(
         for start in range(0, len(ids), width):
             piece = ids[start : start + width]
             pieces.append(([tokenizer.end_id, *piece[:-1]], piece))
-    device, training = next(model.parameters()).device, model.training
+    device, modes = next(model.parameters()).device, [(module, module.training) for module in model.modules()]
     model.eval()
-    for start in range(0, len(pieces), batch_size):
-        input_ids, labels = (part.to(device) for part in pad_batch(pieces[start : start + batch_size]))
-        total += negative_log_likelihood(model(input_ids), labels)[0].item()
-    model.train(training)
+    try:
+        for start in range(0, len(pieces), batch_size):
+            input_ids, labels = (part.to(device) for part in pad_batch(pieces[start : start + batch_size]))
+            total += negative_log_likelihood(model(input_ids), labels)[0].item()
+    finally:
+        for module, training in modes:
+            module.training = training
     return bits_per_byte(total, n_bytes)

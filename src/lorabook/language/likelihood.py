@@ -56,10 +56,14 @@ def pad_batch(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         Input ids and labels, both (B, T) with T the longest example.
 
     Raises:
-        ValueError: no example.
+        ValueError: no example, or one with more or fewer labels than inputs.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
+    for inputs, targets in examples:
+        if len(inputs) != len(targets):
+            counts = f"{len(inputs)} inputs and {len(targets)} labels"
+            raise ValueError(f"an example has a label for each input, {IGNORE} where none counts; got {counts}")
     longest = max(len(inputs) for inputs, _ in examples)
     input_ids = torch.zeros(len(examples), longest, dtype=torch.long)
     labels = torch.full((len(examples), longest), IGNORE, dtype=torch.long)

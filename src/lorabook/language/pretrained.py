@@ -95,8 +95,9 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
         >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[2.]])
     """
-    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T) -> (B, T, 1)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+    wide = torch.promote_types(hidden.dtype, torch.float32)  # a sum over many positions does not fit half precision
+    weights = mask.unsqueeze(-1).to(wide)  # (B, T) -> (B, T, 1)
+    return ((hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)).to(hidden.dtype)
 
 
 def load_sentence_encoder(name: str | Path = MINILM, *, revision: str | None = None) -> tuple[SentenceEncoder, Any]:
@@ -150,13 +151,16 @@ def embed(
     device = next(encoder.parameters()).device
     sequences = [token_ids(tokenizer, text, max_tokens) for text in texts]
     order = sorted(range(len(texts)), key=lambda index: len(sequences[index]))
-    training = encoder.training
+    modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     parts = []
-    for start in range(0, len(order), batch_size):
-        chosen = [torch.tensor(sequences[index]) for index in order[start : start + batch_size]]
-        parts.append(encoder(nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=encoder.padding).to(device)).cpu())
-    encoder.train(training)
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = [torch.tensor(sequences[index]) for index in order[start : start + batch_size]]
+            parts.append(encoder(nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=encoder.padding).to(device)).cpu())
+    finally:
+        for module, training in modes:
+            module.training = training
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 

@@ -86,7 +86,8 @@ def count_lora(model: nn.Module | ModelShape, targets: Iterable[Target] | str, r
         rank: r of every adapted layer, at least 1.
 
     Returns:
-        The counts, equal to those of PEFT's ``print_trainable_parameters``.
+        The counts, equal to those of PEFT's ``print_trainable_parameters``. With "all-linear" PEFT adapts more where a model keeps its
+        experts in three-dimensional parameters, ties linear layers that are no output layer, or holds an ``nn.MultiheadAttention``.
 
     Raises:
         AdapterError: a target that matches no layer; the message lists what there is.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorabook.adapters.targets import ALL_LINEAR, Target
-from lorabook.measure.counting import linear_sizes, targeted_sizes
+from lorabook.measure.counting import count_lora, linear_sizes
 from lorabook.measure.presets import ModelShape
 
 
@@ -46,8 +46,10 @@ def training_flops(
 
     .. math:: \frac{4 d k + 6 r (d + k)}{6 d k} = \frac{2}{3} + \frac{r (d + k)}{d k} .
 
-    Attention scores, norms and everything else that grows slower than the matrices are left out. Every layer is given an input gradient;
-    those at the bottom of the model, below which nothing trains, do without, and a real backward pass is a little cheaper.
+    Attention scores, norms and everything else that grows slower than the matrices are left out. Each linear layer is taken to run once
+    for each token, so a layer that stands in several places, and a mixture of experts, takes other numbers. Every layer is given an
+    input gradient; those at the bottom of the model, below which nothing trains, do without, and a real backward pass is a little
+    cheaper.
 
     Args:
         model: a bare module, which may be on the meta device, or the shapes of one.
@@ -58,7 +60,7 @@ def training_flops(
 
     Raises:
         AdapterError: a target that matches no layer.
-        ValueError: another method.
+        ValueError: another method, or a rank outside 1..min(d, k) of a targeted layer.
 
     Source: Schulman et al. 2025 (LoRA Without Regret); Kaplan et al. 2020 for 6 operations a parameter.
     Chapter: Counting: parameters, memory, FLOPs.
@@ -74,12 +76,15 @@ def training_flops(
     matrices = sum(d * k for d, k in linear.values())
     if method == "full":
         return Flops(2 * matrices * tokens, 4 * matrices * tokens)
-    adapters = sum(rank * (d + k) for path, (d, k) in targeted_sizes(model, targets).items() if path in linear)
+    adapters = sum(numbers for path, numbers in count_lora(model, targets, rank).layers.items() if path in linear)
     return Flops(2 * (matrices + adapters) * tokens, (2 * matrices + 4 * adapters) * tokens)
 
 
 def counted_flops(model: nn.Module, loss: Callable[[], Tensor]) -> Flops:
     """Count the operations of the matrix products as PyTorch runs them; the gradients are cleared afterwards.
+
+    Products that run in batches (``bmm``) are left out: those of attention, and of a frozen layer whose three-dimensional input is not
+    contiguous.
 
     Args:
         model: whose parameters receive gradients.

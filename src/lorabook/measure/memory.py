@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lorabook.adapters.nf4 import BLOCK, SCALE_BLOCK
 from lorabook.adapters.targets import ALL_LINEAR, Target
-from lorabook.measure.counting import count_lora, count_parameters, targeted_sizes
+from lorabook.measure.counting import count_lora, count_parameters, linear_sizes, targeted_sizes
 from lorabook.measure.presets import ModelShape
 
 METHODS = ("full", "lora", "qlora")
@@ -194,8 +194,9 @@ def measured_ledger(model: nn.Module, loss: Callable[[], Tensor]) -> Ledger:
     optimizer.zero_grad()
     activations, value = saved_bytes(loss, besides=own)
     value.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
     gradients = sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None)
+    optimizer.zero_grad(set_to_none=False)  # at a rate of zero a NaN would still reach the weights
+    optimizer.step()
     moments = sum(state[name].nbytes for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
     optimizer.zero_grad()
     return Ledger(sum(tensor.nbytes for tensor in own), gradients, moments, activations)
@@ -237,7 +238,9 @@ def _gpt_sizes(model: nn.Module | ModelShape) -> tuple[int, int, int, int]:
     else:
         shape = getattr(model, "config", None)  # type: ignore[assignment]
         vocab = getattr(shape, "vocab_size", 0)
-        like_ours = hasattr(model, "blocks") and hasattr(shape, "n_embd")
+        width = getattr(shape, "n_embd", 0)
+        block = sorted(size for path, size in linear_sizes(model).items() if path.startswith("blocks.0."))
+        like_ours = block == sorted([(width, width)] * 4 + [(4 * width, width), (width, 4 * width)])
     if not like_ours:
         raise TypeError("activations are predicted for the book's GPT, or a shape with its names: leave out batch")
     return shape.n_embd, shape.n_head, shape.n_layer, vocab

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lorabook.adapters.bases import AdapterError
 from lorabook.adapters.targets import ALL_LINEAR, matching_layers
 from lorabook.low_rank import effective_rank, energy, low_rank_approximation
 
@@ -31,10 +32,10 @@ class ChangeSpectrum:
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every linear layer's weight by path; one that is shared with another module, such as an output layer, is left out.
+    """A copy of every linear layer's weight by path, of those that "all-linear" means: without the output layer, and without shared ones.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: there is none, or one that is adapted or quantized and so holds no weight of its own.
 
     Chapter: How large is the update, really?
 
@@ -42,7 +43,11 @@ def linear_weights(model: nn.Module) -> dict[str, Tensor]:
         >>> {path: tuple(weight.shape) for path, weight in linear_weights(nn.Sequential(nn.Linear(6, 4))).items()}
         {'0': (4, 6)}
     """
-    return {path: model.get_submodule(path).get_parameter("weight").detach().clone() for path in matching_layers(model, ALL_LINEAR)}
+    layers = {path: model.get_submodule(path) for path in matching_layers(model, ALL_LINEAR)}
+    for path, layer in layers.items():
+        if "weight" not in layer._parameters:
+            raise AdapterError(f"'{path}' is a {type(layer).__name__}, without a weight to copy: remove_lora or dequantize_base first")
+    return {path: layer.get_parameter("weight").detach().clone() for path, layer in layers.items()}
 
 
 def change_spectrum(before: Tensor, after: Tensor) -> ChangeSpectrum:
@@ -83,7 +88,7 @@ def truncate_changes(model: nn.Module, before: Mapping[str, Tensor], after: Mapp
         rank: r, at least 0; a layer with fewer rows or columns gets W itself.
 
     Raises:
-        ValueError: a negative rank, or paths that differ; nothing has changed then.
+        ValueError: a negative rank, or paths or shapes that differ; nothing has changed then.
 
     Source: Eckart and Young 1936.
     Chapter: How large is the update, really?
@@ -97,8 +102,14 @@ def truncate_changes(model: nn.Module, before: Mapping[str, Tensor], after: Mapp
     """
     if rank < 0 or before.keys() != after.keys():
         raise ValueError(f"need a rank of at least 0 and the same layers before and after, got {rank}, {list(before)} and {list(after)}")
-    for path, weight in before.items():
-        change = after[path] - weight
-        if rank < min(change.shape):
-            change = low_rank_approximation(change, rank) if rank else torch.zeros_like(change)
-        model.get_submodule(path).get_parameter("weight").copy_(weight + change)
+    weights = {path: model.get_submodule(path).get_parameter("weight") for path in before}
+    for path, weight in weights.items():
+        if not weight.shape == before[path].shape == after[path].shape:
+            shapes = f"{tuple(before[path].shape)}, {tuple(after[path].shape)} and in the model {tuple(weight.shape)}"
+            raise ValueError(f"the shapes of '{path}' must agree, got {shapes}")
+    for path, weight in weights.items():
+        if rank >= min(weight.shape):
+            weight.copy_(after[path])
+        else:
+            change = after[path] - before[path]
+            weight.copy_(before[path] + (low_rank_approximation(change, rank) if rank else 0))

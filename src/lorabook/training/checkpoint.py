@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorabook.adapters.bases import is_quantized
+from lorabook.adapters.bases import is_linear, is_quantized
 from lorabook.training.batches import Batches
 from lorabook.training.distributed import barrier, gather, is_main, rank
 from lorabook.training.identity import Identity, differences
@@ -90,7 +90,8 @@ class RunState:
 
     def _stored(self) -> dict[str, Tensor]:
         trained = {f"parameters.{name}": p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        packed = {id(buffer) for module in self.model.modules() if is_quantized(module) for buffer in module.buffers(recurse=False)}
+        quantized = [module for module in self.model.modules() if is_linear(module) and is_quantized(module)]
+        packed = {id(buffer) for module in quantized for buffer in module.buffers(recurse=False)}
         kept = self.model.state_dict()  # leaves out the buffers that are not worth keeping
         buffers = {f"buffers.{name}": b for name, b in self.model.named_buffers() if name in kept and id(b) not in packed}
         return {**trained, **buffers}

@@ -38,7 +38,7 @@ def accumulate_gradient(
         This process's share of the mean loss, a scalar without gradient, and N.
 
     Raises:
-        ValueError: the batch has no target token.
+        ValueError: the batch has no target token, nothing trains, or a setting is outside its range.
 
     Chapter: Fine-tuning with LoRA.
 
@@ -56,7 +56,11 @@ def accumulate_gradient(
     target_tokens = count_targets(batch)
     if not target_tokens:
         raise ValueError("the batch has no target token: every example needs a label")
-    device = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
+    device = next((parameter.device for parameter in model.parameters() if parameter.requires_grad), None)
+    if device is None:
+        raise ValueError("no parameter requires a gradient: add an adapter or unfreeze something")
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise ValueError(f"micro_batch_size must be at least 1, or None for the whole share, got {micro_batch_size}")
     own, largest = share(batch), math.ceil(len(batch) / rank_count())
     size = micro_batch_size or largest
     loss = torch.zeros((), device=device)

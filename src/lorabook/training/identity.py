@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,7 +28,8 @@ def run_identity(model: nn.Module, examples: Sequence[Example], settings: Mappin
         3
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    layers = f"{model!r}\n{trained}"  # with what no weight tells: alpha, dropout
+    shown = re.sub(r"\b0x[0-9a-fA-F]+", "", repr(model))  # an address in memory is no setting
+    layers = f"{shown}\n{trained}"  # with what no weight tells and the layers show: alpha, nn.Dropout's rate
     return {
         **settings,
         "examples": _hash_of_examples(examples),

@@ -73,7 +73,8 @@ def train(
     :func:`~lorabook.training.distributed.process_group`, each rank takes its share of every batch; all ranks give the same arguments.
 
     Args:
-        model: maps input ids (B, T) to logits (B, T, vocab_size); left in the mode in which it came.
+        model: maps input ids (B, T) to logits (B, T, vocab_size); left in the mode in which it came. Where some of it is frozen, norms
+            with running means stay in evaluation unless they train: those means are the backbone's, and no adapter saves them.
         examples: inputs and labels of each sequence.
         steps: number of updates, at least 1.
         learning_rate: peak learning rate, after warm-up.
@@ -97,16 +98,18 @@ def train(
     Raises:
         ValueError: nothing to train, no examples, a setting outside its range, a batch without any label, ranks that disagree.
         CheckpointError: the checkpoint is of another run, or unreadable.
-        FloatingPointError: the loss is not finite; the update of that step was not made.
+        FloatingPointError: the loss or its gradient is not finite; the update of that step was not made.
         Interrupted: SIGTERM came, in a run with a checkpoint; the step was finished and all is saved.
 
     Chapter: Fine-tuning with LoRA.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     _check(parameters, examples, steps, batch_size, micro_batch_size, checkpoint_every)
+    if not clip_norm > 0 or not 0 <= warmup <= 1:
+        raise ValueError(f"need a clip_norm above 0 and a warmup from 0 to 1, a share of the steps, got {clip_norm} and {warmup}")
     device = parameters[0].device
     precision = resolve_precision(device, precision)
-    settings = {name: value for name, value in locals().items() if name in _SETTINGS}
+    settings = {name: value.item() if hasattr(value, "item") else value for name, value in locals().items() if name in _SETTINGS}
     path = None if checkpoint is None else Path(checkpoint)
 
     optimizer = adamw(model, learning_rate=learning_rate, weight_decay=weight_decay, lora_plus_ratio=lora_plus_ratio)
@@ -129,7 +132,9 @@ def train(
                 loss, stop = agree(own_loss, request.made)
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"loss is {loss} at step {step}: lower the learning rate")
-                nn.utils.clip_grad_norm_(parameters, clip_norm)
+                norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+                if not math.isfinite(norm):
+                    raise FloatingPointError(f"the norm of the gradient is {norm} at step {step}: lower the learning rate")
                 set_learning_rate(optimizer, learning_rate_factor(step, steps, warmup_steps))
                 optimizer.step()
                 progress.step(loss, target_tokens, sum(len(inputs) for inputs, _ in batch))
@@ -177,6 +182,10 @@ def _identity(model: nn.Module, examples: Sequence[Example], settings: Mapping[s
 def _training_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.train()
+    partly_frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    for module, _ in modes if partly_frozen else ():
+        if getattr(module, "track_running_stats", False) and not any(parameter.requires_grad for parameter in module.parameters()):
+            module.eval()
     try:
         yield
     finally:

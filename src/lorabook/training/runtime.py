@@ -51,7 +51,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Inside the block, matrix products are in bfloat16 if that is the precision, else in the tensors' own dtypes.
 
     Parameters keep their dtype, and so do their gradients.
+
+    Raises:
+        ValueError: neither "float32" nor "bfloat16".
     """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 

@@ -37,6 +37,7 @@ TASK = "text_to_sql"
 DIMENSIONS = (100, 1_000, 10_000, 100_000)
 FROM_SCRATCH = (10_000,)
 RATES = (3e-4, 1e-3, 3e-3)
+HIGHER_RATES = (9e-3, 2.7e-2)  # from random weights too: where no question is answered, no score tells in which direction to go on
 REACHED = 0.9  # of full fine-tuning's score
 
 
@@ -92,7 +93,7 @@ def arms_of(place: Place) -> list[Arm[SubspaceRun]]:
         return Arm(name, rates[: place.most_rates], make, headline, seeds)
 
     pretrained = [arm("pre-trained", dimension, RATES, place.seeds) for dimension in DIMENSIONS]
-    scratch = [arm("random", dimension, RATES, place.seeds[:1]) for dimension in FROM_SCRATCH]
+    scratch = [arm("random", dimension, RATES + HIGHER_RATES, place.seeds[:1]) for dimension in FROM_SCRATCH]
     scratch.append(arm("random", None, FULL_FINE_TUNING.rates, place.seeds[:1]))
     return [pretrained[1], scratch[0], scratch[-1]] if place.quick else pretrained + scratch
 

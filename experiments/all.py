@@ -50,7 +50,7 @@ SCRIPTS = (
     Script("spectra.py", 10),
     Script("intruders.py", 10),
     Script("forgetting.py", 15),
-    Script("intrinsic_dimension.py", 40),
+    Script("intrinsic_dimension.py", 50),
     Script("domain_shift.py", 30),
     Script("minilm.py", 10),
     Script("peft_agreement.py --number 1000 --seeds 0 10000 20000", 15, "--number 5 --seeds 0 --out OUT"),

@@ -43,9 +43,9 @@ def ranks(tmp_path_factory):
     return {name: [(reports[number][name], load_file(folder / f"{name}.{number}")) for number in (0, 1)] for name in SCENARIOS}
 
 
-def alone(scenario):
+def alone(scenario, **changed):
     model = build(scenario)
-    settings = {name: value for name, value in SCENARIOS[scenario].items() if name != "shard_frozen"}
+    settings = {name: value for name, value in (SCENARIOS[scenario] | changed).items() if name != "shard_frozen"}
     return train(model, examples(), **{**SETTINGS, **settings}), trained(model)
 
 
@@ -72,14 +72,17 @@ def test_two_processes_train_to_the_adapter_of_one_and_send_its_gradient_alone(r
 
 @pytest.mark.slow
 def test_in_float32_two_processes_are_as_near_to_the_exact_adapter_as_one(ranks):
-    """Adam enlarges rounding, so the measure of what rounding does is the error of one process."""
+    """Adam enlarges rounding, a hundred times more in one order of adding than in another, so the measure of what it does is the largest
+    error of one process, however that cuts its batches."""
 
     def error(adapter):
         return max((tensor.double() - exact[name]).abs().max().item() for name, tensor in adapter.items())
 
     (found, adapter), _ = ranks["float32"]
     (_, alone32), (_, exact) = alone("float32"), alone("micro-batches")
-    assert error(adapter) < 10 * error(alone32) < 0.01
+    cuts = [alone("float32", micro_batch_size=size)[1] for size in range(1, 6)]
+    assert max(map(error, cuts)) < 0.01  # every tensor moves by more than 0.05
+    assert error(adapter) < 3 * max(map(error, cuts))
     assert found["gradient_bytes"] == SETTINGS["steps"] * sum(tensor.nbytes for tensor in alone32.values())
 
 

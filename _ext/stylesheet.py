@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import posixpath
 import re
@@ -39,6 +40,7 @@ _ALWAYS = {
     "dialog",
     "data-default-mode",
     "scope",
+    "data-laid-out",
 }
 
 _READ = re.compile(r"var\(\s*(--[\w-]+)")
@@ -51,7 +53,7 @@ class Vocabulary:
     """The names that selectors can meet in the book."""
 
     names: set[str] = field(default_factory=lambda: set(_ALWAYS))
-    text: set[str] = field(default_factory=set)  # characters of formulas
+    letters: dict[str, set[str]] = field(default_factory=dict)  # the characters that stand in elements of each class of formulas
     styles: str = ""
 
     def read_page(self, page: str) -> None:
@@ -68,7 +70,19 @@ class Vocabulary:
                     self.styles += value + ";"
         self.styles += "".join(re.findall(r"var\([^)]*\)", page))
         for start in re.finditer(r'<span class="katex-html"', page):
-            self.text.update(_unescape(re.sub(r"<[^>]*>", "", page[start.start() : _end(page, start.start())])))
+            self.read_formula(page[start.start() : _end(page, start.start())])
+
+    def read_formula(self, formula: str) -> None:
+        """Which characters stand in elements of which class, however deep."""
+        around: list[list[str]] = [["katex"]]
+        for part in re.finditer(r'<span(?: [^>]*?class="(?P<classes>[^"]*)")?[^>]*>|(?P<end></span>)|<[^>]*>|(?P<text>[^<]+)', formula):
+            if part["text"]:
+                for name in (name for classes in around for name in classes):
+                    self.letters.setdefault(name, set()).update(html.unescape(part["text"]))
+            elif part["end"]:
+                around.pop()
+            elif part[0].startswith("<span"):
+                around.append((part["classes"] or "").split())
 
     def read_script(self, code: str) -> None:
         """Words between quotes: a script names what it makes."""
@@ -97,10 +111,6 @@ def _end(page: str, start: int) -> int:
         if depth == 0:
             return match.start()
     return len(page)
-
-
-def _unescape(text: str) -> str:
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("&#39;", "'").replace("&quot;", '"')
 
 
 def _split(tokens: Iterable[Any]) -> Iterator[str]:
@@ -190,16 +200,30 @@ def _faces(css: str) -> Iterator[tuple[str, str, bool, bool]]:
         yield face, name, *_variant(face)
 
 
-def fit_fonts(css: str, static: Path, characters: set[str]) -> str:
-    """Drop faces that no rule asks for; cut the others to what the book shows, and put them into the stylesheet."""
+def _asks(rule: str, family: str) -> bool:
+    """Whether a rule can put text into this family; one for formulas that names no family leaves them in KaTeX_Main."""
+    named = re.findall(r"KaTeX_\w+", rule) or (["KaTeX_Main"] if ".katex" in rule else [])
+    return family in (named if family.startswith("KaTeX") else rule)
+
+
+def fit_fonts(css: str, static: Path, letters: dict[str, set[str]]) -> str:
+    """Drop faces that no rule asks for; cut the others to what the book shows in them, and put them into the stylesheet.
+
+    Args:
+        css: the rules that can apply.
+        static: where the stylesheet lies.
+        letters: the characters that stand in elements of each class of formulas, all of them in "katex".
+    """
     rules = re.findall(r"[^{}]*\{[^{}]*\}", re.sub(r"@font-face\{[^}]*\}", "", css))
     icons = set(re.findall("[\ue000-\uf8ff]", css)) | {chr(int(code, 16)) for code in re.findall(r'"\\([ef][0-9a-f]{3})"', css)}
     for face, family, bold, italic in _faces(css):
-        asking = [rule for rule in rules if family in rule.replace("\\", "") or (family == "KaTeX_Main" and ".katex" in rule)]
+        asking = [rule for rule in rules if _asks(rule.replace("\\", ""), family)]
         wanted = icons
         if family.startswith("KaTeX"):
             asking = [rule for rule in asking if _variant(rule) == (bold, italic)]
-            wanted = characters
+            selectors = ",".join(rule.partition("{")[0] for rule in asking).split(",")
+            classes = {name for one in selectors for name in re.findall(r"\.([\w-]+)", one.replace(".katex ", ""))}
+            wanted = set().union(*(letters.get(name, set()) for name in classes))
         source = re.search(r"url\([\"']?([^\"')]+\.woff2)", face)
         if not asking or not source or (family.startswith("Font Awesome") and (not icons or "fa-solid" not in source[1])):
             css = css.replace(face, "")
@@ -238,7 +262,7 @@ def write(app: Any, exception: Exception | None) -> None:
         if script.name in served and "vega" not in script.name:
             words.read_script(script.read_text(encoding="utf-8"))
     css = drop_unused_names(purge(join(static, app.book_stylesheets), words), words.styles)
-    css = drop_unused_names(fit_fonts(css, static, words.text), words.styles)
+    css = drop_unused_names(fit_fonts(css, static, words.letters), words.styles)
     css = '@charset "utf-8";\n' + css
     (static / STYLESHEET).write_text(css, encoding="utf-8")
     version = hashlib.sha256(css.encode()).hexdigest()[:8]

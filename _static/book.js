@@ -56,21 +56,6 @@
     if (here.getBoundingClientRect().bottom > innerHeight) find("#pst-primary-sidebar").scrollTop = here.offsetTop - innerHeight / 2;
   });
 
-  // Work on many elements waits until the page is there, and gives way to the reader.
-  const pause = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 5 }), 30));
-  const tasks = [];
-  const go = (time) => {
-    try {
-      do tasks.shift()?.(); while (tasks.length && time.timeRemaining() > 5);
-    } finally {
-      if (tasks.length) pause(go, { timeout: 500 });
-    }
-  };
-  const atLeisure = (elements, work) => {
-    if (!tasks.length) pause(go, { timeout: 500 });
-    tasks.push(...elements.map((one) => () => work(one)));
-  };
-
   // Search: the dialog leads to the page of results; on that page the field itself is meant.
   const dialog = find("#pst-search-dialog");
   const search = () => {
@@ -90,29 +75,29 @@
     });
   }
 
-  // A section that was not near has a guessed height, and what follows it a wrong place: once the page is there, one after the other is
-  // measured, without being painted. The browser may know better, wrongly: it remembers the height that a section had when it was last near,
-  // be it half loaded or at another width, until the section is shown. A jump within the page needs them all at once.
-  const sections = all(".bd-article > section > section");
-  const measure = () => atLeisure(sections, (section) => {
-    const [first, last] = [section.firstElementChild, section.lastElementChild];
-    const height = last.getBoundingClientRect().bottom - first.getBoundingClientRect().top;
-    const margins = parseFloat(getComputedStyle(first).marginTop) + parseFloat(getComputedStyle(last).marginBottom);
-    if (!(height > 0)) return;
-    section.style.containIntrinsicBlockSize = `${Math.ceil(height + margins)}px`;
-    if (last.getBoundingClientRect().bottom <= section.getBoundingClientRect().bottom + 1) return;
-    section.style.contentVisibility = "visible";
-    section.getBoundingClientRect();
-    section.style.contentVisibility = "";
-  });
+  // A section that was not near has a guessed height, and what follows it a wrong place: a jump within the page needs them all at once.
   addEventListener("click", (event) => {
     const link = event.target.closest("a[href*='#']");
-    if (link && link.hash && link.pathname === location.pathname) document.documentElement.setAttribute("data-laid-out", "whole");
+    if (link && link.hash && link.pathname === location.pathname) settings.laidOut = "whole";
   }, true);
 
+  // What follows waits for each element until its section is near and laid out, and is done again when its size changes.
+  const sized = (selector, work) => {
+    const observer = new ResizeObserver((entries) => work(entries.map((entry) => entry.target)));
+    all(selector).forEach((one) => observer.observe(one));
+  };
+
+  // What scrolls by itself can be reached, and scrolled, by keyboard.
+  sized("pre, .katex-display, div.math, .pst-scrollable-table-container, .cell_output > .output, .lora-figure, .lora-explorer .view", (near) => {
+    const scrolling = near.map((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1);
+    near.forEach((one, index) => {
+      if (scrolling[index]) one.tabIndex = 0;
+      else one.removeAttribute("tabindex");
+    });
+  });
+
   // Code can be copied, without the prompts of a console.
-  const copyable = navigator.clipboard ? all("div.highlight > pre").filter((one) => !one.closest(".cell_output")) : [];
-  atLeisure(copyable, (code) => {
+  const copyButton = (code) => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "copy-code";
@@ -124,20 +109,11 @@
       button.textContent = "Copied";
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     });
-    code.parentElement.append(button);
-  });
-
-  // What scrolls by itself can be reached, and scrolled, by keyboard.
-  const scrollers = all("pre, .katex-display, div.math, .pst-scrollable-table-container, .cell_output > .output, .lora-figure, .lora-explorer .view");
-  const reach = () => atLeisure(scrollers, (one) => {
-    if (one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1) one.tabIndex = 0;
-    else one.removeAttribute("tabindex");
-  });
-  let waiting;
-  const again = () => { measure(); reach(); };
-  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(again, 300); });
-  addEventListener("load", again);
-  addEventListener("toggle", again, true);
+    return button;
+  };
+  if (navigator.clipboard) sized("div.highlight > pre", (near) => near.forEach((code) => {
+    if (!code.nextElementSibling && !code.closest(".cell_output")) code.after(copyButton(code));
+  }));
 
   // Which section is being read.
   const links = new Map(all("#pst-page-toc-nav a").map((link) => [document.getElementById(decodeURIComponent(link.hash.slice(1))), link]));

@@ -11,6 +11,7 @@ import vl_convert
 from matplotlib.cbook import get_sample_data
 
 from lorabook.figures import explorers, vega
+from lorabook.figures.slider import Frame, PictureSlider
 from lorabook.figures.style import INK
 from lorabook.low_rank import energy, factor_storage, low_rank_approximation, relative_error
 from lorabook.measure.costs import preset_targets
@@ -171,6 +172,42 @@ def test_the_calculator_equals_the_package(visit, model, precision):
             assert found["LoRA, numbers that train"] == f"{count_lora(shape, targets=settings['targets'], rank=int(rank)).trainable:,}"
             assert found["LoRA, operations per token"] == f"{training_flops(shape, 'lora', **settings).total:,}"
         assert ranks == [2**power for power in range(9)]
+
+
+SLIDERS = ["04-factorizing", "05-likelihood", "12-what-it-learns"]
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_pictures_behind_a_slider_come_when_it_is_near_and_answer_to_the_keyboard(visit, name):
+    seen = visit(CHAPTERS / f"{name}.html")
+    explorer = seen.page.locator(".lora-explorer:has(script[data-chart])")
+    file = explorer.locator("script[data-chart]").get_attribute("data-chart").rpartition("/")[2]
+    assert not [url for url in seen.requests if url.endswith(file)]
+    for _ in range(10):  # sections on the way get their height as they come near
+        explorer.scroll_into_view_if_needed()
+        seen.page.wait_for_timeout(200)
+    explorer.locator("input").wait_for()
+    assert len([url for url in seen.requests if url.endswith(file)]) == 1
+    assert explorer.locator(".view [aria-label], .view [alt]").count() == 1
+    said, pictures = zip(*((text, explorer.locator(".view").inner_html()) for text, _ in steps(seen.page, explorer)), strict=True)
+    assert len(set(said)) == len(set(pictures)) == int(explorer.locator("input").get_attribute("max")) + 1 > 5
+    assert explorer.locator("input").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert seen.elsewhere == seen.complaints == []
+    still = visit(CHAPTERS / f"{name}.html", scripts=False).page.locator(".lora-explorer:has(script[data-chart])")
+    assert still.locator(".view > *").first.is_visible()
+    assert still.locator("output").text_content() in said
+    assert not still.locator("input").is_visible()
+
+
+def test_a_slider_in_a_notebook_holds_its_pictures_itself(browser, tmp_path):
+    cell = PictureSlider([Frame([[shade, 1.0]], f"shade {shade}", "two dots") for shade in (0.0, 0.5, 1.0)], "Shade", start=1)._repr_html_()
+    (tmp_path / "cell.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>x</title><body>{cell}", encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "cell.html").as_uri())
+    page.locator("input").wait_for()
+    page.locator("input").press("ArrowRight")
+    assert page.locator("output").text_content() == page.locator("input").get_attribute("aria-valuetext") == "shade 1.0"
+    page.close()
 
 
 def test_in_a_notebook_without_vl_convert_vega_comes_from_altairs_own_address(browser, monkeypatch, tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pydata_sphinx_theme
 import pytest
 from fontTools.ttLib import TTFont
+from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES
 from sphinx.errors import ExtensionError
 
 from tests.book.conftest import ROOT, SITE
@@ -15,7 +17,9 @@ from tests.book.test_site import CHAPTERS, PAGES, name, soup
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
-from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, lift_charts, lift_pictures, size_pictures, slim
+from slim_code import looks, plain_code
+from slim_pages import SCRIPT, STYLESHEET, draw_icons, drop_scripts, fold, icon_paths, slim
+from slim_pictures import lift_charts, lift_pictures, share_glyphs, size_pictures
 from stylesheet import Vocabulary, cut_font, drop_unused_names, fit_fonts, join, place, purge
 
 ICONS = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
@@ -73,7 +77,7 @@ def test_pictures_know_their_size_and_the_later_ones_wait(tmp_path):
 def test_a_page_with_formulas_reads_their_letters_before_it_is_painted():
     page = '<html><head><meta charset="utf-8" /></head><body>{}</body></html>'
     with_formula, without = (
-        slim(page.format(body), root="", search=False, icons=ICONS, folder=ROOT) for body in ('<span class="katex">x</span>', "x")
+        slim(page.format(body), root="", search=False, icons=ICONS, folder=ROOT, look={}) for body in ('<span class="katex">x</span>', "x")
     )
     assert with_formula.index(STYLESHEET) < with_formula.index("document.fonts") < with_formula.index("<body")
     assert "document.fonts" not in without
@@ -81,7 +85,7 @@ def test_a_page_with_formulas_reads_their_letters_before_it_is_painted():
 
 def test_a_header_cell_that_heads_nothing_is_no_header():
     page = '<html><head><meta charset="utf-8" /></head><body><th class="head"><p></p></th><th>x</th></body>'
-    page = slim(page, root="", search=False, icons=ICONS, folder=ROOT)
+    page = slim(page, root="", search=False, icons=ICONS, folder=ROOT, look={})
     assert '<td class="head"></td><th>x</th>' in page
 
 
@@ -160,9 +164,72 @@ def test_a_font_is_cut_to_what_is_shown_and_goes_when_no_rule_asks(tmp_path):
     assert {ord("W"), ord("α")} <= set(TTFont(tmp_path / "cut.woff2").getBestCmap()) < set(TTFont(file).getBestCmap())
     assert len(data) < len(whole) / 4
     face = '@font-face{font-family:KaTeX_Math;font-style:italic;src:url(fonts/KaTeX_Math-Italic.woff2) format("woff2")}\n'
-    asked = fit_fonts(face + ".katex .mathnormal{font-family:KaTeX_Math;font-style:italic}", fonts, {"W"})
+    asked = fit_fonts(face + ".katex .mathnormal{font-family:KaTeX_Math;font-style:italic}", fonts, {"mathnormal": {"W"}})
     assert "src:url(data:font/woff2;base64," in asked
-    assert "@font-face" not in fit_fonts(face + ".katex{font:1em KaTeX_Main}", fonts, {"W"})
+    assert "@font-face" not in fit_fonts(face + ".katex{font:1em KaTeX_Main}", fonts, {"katex": {"W"}})
+
+
+def test_a_font_holds_the_letters_that_stand_in_its_classes_however_deep(tmp_path):
+    fonts = ROOT / "node_modules/katex/dist"
+    nested = '<span class="mord mathnormal">W<span class="mtight">r</span></span>'
+    letters = words(f'<span class="katex-html"><span>{nested}</span><span style="" class="mord">1&amp;</span></span>').letters
+    assert letters["mathnormal"] == {"W", "r"}
+    assert letters["katex"] == {"W", "r", "1", "&"}
+    faces = "".join(
+        f'@font-face{{font-family:{family};font-style:{style};src:url(fonts/{family}-{variant}.woff2) format("woff2")}}\n'
+        for family, style, variant in (
+            ("KaTeX_Math", "italic", "Italic"),
+            ("KaTeX_Main", "normal", "Regular"),
+            ("KaTeX_Main", "italic", "Italic"),
+        )
+    )
+    rules = ".katex{font:1em KaTeX_Main}\n.katex .mathnormal{font-family:KaTeX_Math;font-style:italic}\n.katex .mathrm{font-style:normal}"
+    held = {}
+    for face in re.findall(r"@font-face\{[^}]*\}", fit_fonts(faces + rules, fonts, letters)):
+        (tmp_path / "font.woff2").write_bytes(base64.b64decode(re.search(r"base64,([^)]*)", face)[1]))
+        held[re.search(r"font-family:(\w+)", face)[1]] = {chr(code) for code in TTFont(tmp_path / "font.woff2").getBestCmap()}
+    assert held == {"KaTeX_Math": {"W", "r"}, "KaTeX_Main": {"W", "r", "1", "&"}}
+
+
+LOOK = looks(("a11y-high-contrast-light", "a11y-high-contrast-dark"))
+
+
+def test_code_keeps_its_colours_in_fewer_elements():
+    code = (
+        '<div class="highlight"><pre><span></span><span class="n">x</span> <span class="o">=</span> <span class="s2">"a"</span>'
+        '<span class="p">,</span> <span class="mi">1</span>\n</pre></div>'
+    )
+    assert plain_code(code, LOOK) == (
+        f'<div class="highlight"><pre>x <span class="{LOOK["o"]}">= "a"</span>, <span class="{LOOK["mi"]}">1</span>\n</pre></div>'
+    )
+    prompt = '<div class="highlight"><pre><span class="gp">$ </span>make book\n</pre></div>'
+    assert plain_code(prompt, LOOK) == prompt
+    assert plain_code('<p><span class="n">x</span></p>', LOOK) == '<p><span class="n">x</span></p>'
+
+
+@pytest.mark.parametrize("style", ["a11y-high-contrast-light", "a11y-high-contrast-dark"])
+def test_classes_that_stand_for_each_other_look_the_same(style):
+    looked = {short: get_style_by_name(style).style_for_token(token) for token, short in STANDARD_TYPES.items()}
+    assert LOOK["k"] not in ("", LOOK["o"])
+    for one, other in LOOK.items():
+        assert looked[one] == looked[other]
+
+
+def test_letters_that_two_drawings_share_are_drawn_once():
+    def letter(figure, name, path):
+        return f'<path id="{figure}-DejaVuSans-{name}" d="{path}" transform="scale(0.015625)"/>'
+
+    one, two = "f00000001", "f00000002"
+    page = (
+        f'<svg><defs>{letter(one, "a", "M1 2")}</defs><use xlink:href="#{one}-DejaVuSans-a"/></svg>'
+        f'<svg><defs>{letter(two, "a", "M1 2")}{letter(two, "b", "M3 4")}</defs><use xlink:href="#{two}-DejaVuSans-a"/></svg>'
+        f'<svg><defs>{letter("f00000003", "a", "M1 2")}</defs><use xlink:href="#f00000003-DejaVuSans-a"/><use xlink:href="#own"/></svg>'
+    )
+    assert share_glyphs(page) == (
+        f'<svg><defs>{letter(one, "a", "M1 2")}</defs><use xlink:href="#{one}-DejaVuSans-a"/></svg>'
+        f'<svg><defs>{letter(two, "b", "M3 4")}</defs><use xlink:href="#{one}-DejaVuSans-a"/></svg>'
+        f'<svg><use xlink:href="#{one}-DejaVuSans-a"/><use xlink:href="#own"/></svg>'
+    )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)

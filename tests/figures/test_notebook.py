@@ -1,9 +1,13 @@
 """Figures as a page gets them."""
 
+import io
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import vl_convert
+from PIL import Image
 
 from lorabook.figures.notebook import glue, picture
 from lorabook.figures.slider import Frame, PictureSlider
@@ -23,6 +27,12 @@ def drawing(**line):
     axis.fill_between([1, 2], [1, 2], color=COLORS["A"])
     axis.set_xlabel("steps")
     return figure
+
+
+def rendered(svg):
+    """Pixels of a drawing (height, width, 4), each the mean of 64."""
+    pixels = np.asarray(Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=8))), dtype=float)
+    return pixels.reshape(pixels.shape[0] // 8, 8, -1, 8, 4).mean((1, 3))
 
 
 def test_text_takes_the_colour_of_the_page_and_roles_keep_theirs():
@@ -47,6 +57,23 @@ def test_two_drawings_on_a_page_share_no_id_and_refer_to_their_own():
     assert not ids[0] & ids[1]
     for svg, own in zip((first, second), ids, strict=True):
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= own
+
+
+def test_a_drawing_says_nothing_twice_and_looks_the_same():
+    """Rendered by another program, the drawing that Matplotlib wrote and the shorter one differ by no more than rounding."""
+    stream = io.StringIO()
+    figure = drawing()
+    figure.savefig(stream, format="svg")
+    long = re.sub(r'<svg([^>]*?) width="[^"]*" height="[^"]*"', r'<svg\1 width="700" height="340"', stream.getvalue())
+    short = picture(figure, "A line").svg
+    assert len(short) < 0.8 * len(long)
+    assert "<g>" not in short
+    assert short.count("<g") == short.count("</g>") > 0
+    assert "\n" not in short
+    short = re.sub(r"var\(--[\w-]+, (#\w+)\)", r"\1", short).replace("currentColor", INK)
+    before, after = map(rendered, (long, short))
+    assert np.abs(before - after).max() < 16  # of 255, where the edge of a line crosses a pixel
+    assert before.std() > 10
 
 
 def test_the_figure_is_closed():

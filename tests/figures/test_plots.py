@@ -107,6 +107,17 @@ def test_strips_draw_every_value_in_the_lane_of_its_series():
     assert figure.axes[0].get_ylim() == (1.5, -0.5)
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_of_dots_that_coincide_in_strips_one_is_drawn_and_none_is_far_from_its_value(log):
+    values = np.geomspace(1.0, 1000.0, 20_000)
+    figure = plots.strips({"x": {"a": values}}, colors={"a": "red"}, xlabel="x", log=log)
+    scale = np.log10 if log else np.asarray
+    (line,) = figure.axes[0].lines
+    drawn = scale(np.asarray(line.get_xdata()))
+    assert len(drawn) < 1600
+    assert np.abs(drawn[:, None] - scale(values)).min(axis=0).max() <= np.ptp(scale(values)) / 1500 + 1e-9
+
+
 def test_a_path_in_a_valley_runs_from_a_dot_to_a_star_past_the_saddle():
     grid = np.linspace(-1, 1, 21)
     path = np.array([[0.2, 0.0], [0.3, 0.3], [0.7, 0.8]])

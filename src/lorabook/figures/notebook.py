@@ -66,7 +66,27 @@ def picture(figure: Figure, alt: str) -> Picture:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}" {size}', 1)
-    return Picture(svg, " ".join(alt.split()))
+    return Picture(_compact(svg), " ".join(alt.split()))
+
+
+_PLACES = re.compile(r'\b(?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)')  # not scales, which multiply
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _compact(svg: str) -> str:
+    """The same drawing in fewer letters and elements: places to a hundredth of a point, no line breaks, no groups that say nothing."""
+    svg = _PLACES.sub(lambda place: _NUMBER.sub(lambda number: f"{round(float(number[0]), 2):g}", place[0]), svg)
+    svg = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"\s*([A-Zz\"])\s*", r"\1", path[0]), svg)
+    svg = re.sub(r"<defs>\s*</defs>|\s*\n\s*(?=<|$)", "", svg)
+    said: list[bool] = []
+
+    def group(tag: re.Match[str]) -> str:
+        if tag[0] == "</g>":
+            return tag[0] if said.pop() else ""
+        said.append(tag[0] != "<g>")
+        return tag[0] if said[-1] else ""
+
+    return re.sub(r"<g\b[^>]*>|</g>", group, svg)
 
 
 def drawing_in_page_colors(drawing: str) -> str:

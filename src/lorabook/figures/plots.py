@@ -244,7 +244,7 @@ def growth(steps: ArrayLike, measured: Mapping[str, ArrayLike], predicted: Mappi
 def strips(
     rows: Mapping[str, Mapping[str, ArrayLike]], *, colors: Mapping[str, str], xlabel: str, log: bool = False, lowest: float | None = None
 ) -> Figure:
-    """A dot for every value, in one row for each group and one lane of it for each series.
+    """A dot for every value, in one row for each group and one lane of it for each series; of dots that coincide, one.
 
     Args:
         rows: label of each group, and the values of each of its series.
@@ -256,10 +256,17 @@ def strips(
     figure, axis = plt.subplots(figsize=(7.0, 1.0 + 0.5 * len(rows)))
     lanes = {name: (index - (len(colors) - 1) / 2) * 0.7 / len(colors) for index, name in enumerate(colors)}
     markers = dict(zip(colors, itertools.cycle("o^sDv"), strict=False))
+    every = np.concatenate([np.ravel(values) for series in rows.values() for values in series.values()])
+    if lowest is not None:
+        every = np.maximum(every, lowest)
+    # The eye tells some 1500 places on the axis apart.
+    places = 1500 / max(np.ptp(np.log10(every) if log else every), 1e-9)
     named: set[str] = set()
     for place, series in enumerate(rows.values()):
         for name, values in series.items():
             x = np.maximum(np.asarray(values), -np.inf if lowest is None else lowest)
+            _, apart = np.unique(np.round((np.log10(x) if log else x) * places), return_index=True)
+            x = x[np.sort(apart)]
             y = np.full(len(x), place + lanes[name])
             label = None if name in named else name
             named.add(name)

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,21 +16,11 @@ from PIL import Image
 
 from lorabook.figures.notebook import Picture
 
-_SCRIPT = """
-(function (root) {
-  var data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  var slider = root.querySelector("input"), view = root.querySelector(".view"), text = root.querySelector("output");
-  function show() {
-    var frame = data[slider.value];
-    view.innerHTML = frame.picture;
-    text.textContent = frame.text;
-    slider.setAttribute("aria-valuetext", frame.text);
-  }
-  slider.addEventListener("input", show);
-  root.querySelector(".controls").hidden = false;
-  show();
-})(document.currentScript.parentElement);
-"""
+
+def script(name: str) -> str:
+    """What a page runs in an explorer: the script of that name, with what all of them share. Self-contained: it also runs in a notebook."""
+    near, own = (files("lorabook.figures").joinpath(one).read_text(encoding="utf-8") for one in ("near.js", name))
+    return f'((root) => {{\n"use strict";\n{near}\n{own}}})(document.currentScript.parentElement);'
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,8 @@ class PictureSlider:
 <div class="controls" hidden><label>{html.escape(self.label)}
 <input type="range" min="0" max="{len(data) - 1}" step="1" value="{self.start}"></label></div>
 <output>{html.escape(first["text"])}</output>
-<script type="application/json">{packed}</script>
-<script>{_SCRIPT}</script>
+<script type="application/json" data-chart="">{packed}</script>
+<script>{script("slider.js")}</script>
 </div>"""
 
     def __repr__(self) -> str:

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +18,7 @@ except ImportError as error:
     raise ImportError("explorers are drawn with Altair: pip install altair") from error
 
 from lorabook.figures.notebook import drawing_in_page_colors
+from lorabook.figures.slider import script
 from lorabook.figures.style import INK
 
 # Set while the book is built, whose pages share one copy of Vega.
@@ -77,14 +77,13 @@ class Explorer:
         data = {"spec": spec, "params": self.params, "texts": self.texts, "sources": _sources()}
         # "<" would end the script element if it stood in a text.
         packed = drawing_in_page_colors(json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
-        script = files("lorabook.figures").joinpath("explorer.js").read_text(encoding="utf-8")
         heard = "" if self.texts else f' style="{_ONLY_HEARD}"'
         return f"""<div class="lora-explorer lora-vega" role="group" style="position: relative" aria-label="{html.escape(self.label)}">
 <div class="view">{self._picture(spec)}</div>
 <div class="controls"></div>
 <output aria-live="polite"{heard}>{html.escape(self.start)}</output>
 <script type="application/json" data-chart="">{packed}</script>
-<script>{script}</script>
+<script>{script("explorer.js")}</script>
 </div>"""
 
     def _picture(self, spec: dict[str, object]) -> str:

@@ -135,7 +135,7 @@
   // Back to the top, once there is a way to go, and on the way up.
   const up = find("#pst-back-to-top");
   if (up) {
-    let last = scrollY;
+    let last = 0;
     addEventListener("scroll", () => {
       up.hidden = !(scrollY > innerHeight && scrollY < last);
       last = scrollY;

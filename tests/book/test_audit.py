@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from tests.book.audit import EXPLORER_BYTES, TEXT_BYTES, Measured, pages_to_measure, read, serve, table
+from tests.book.audit import EXPLORER_BYTES, TEXT_BYTES, Measured, pages_to_measure, read, serve, summary, table
 from tests.book.conftest import SITE
 
 PERFECT = dict.fromkeys(("performance", "accessibility", "best-practices", "seo"), 1.0)
@@ -57,6 +57,18 @@ def test_an_explorer_may_weigh_more_and_a_failing_audit_is_named():
     assert one.allowed_bytes == EXPLORER_BYTES
     assert one.failing == ["slow"]
     assert Measured("page", PERFECT, 0.0, EXPLORER_BYTES + 1, EXPLORER_BYTES, []).shortcomings()
+
+
+def test_the_median_run_counts_for_speed_and_the_worst_for_everything_else():
+    runs = [
+        read(report(performance=score, **rest), "page", explorer=False) for score, rest in ((0.9, {"shift": 0.01}), (0.99, {}), (0.96, {}))
+    ]
+    found = summary(runs)
+    assert found.scores["performance"] == 0.96
+    assert found.shortcomings() == ["layout shift 0.010 > 0"]
+    found = summary([*runs[1:], read(report(seo=0.9), "page", explorer=False)])
+    assert found.shortcomings() == ["seo 0.90 < 1.0"]
+    assert found.failing == ["slow"]
 
 
 def test_the_welcome_page_and_the_heaviest_chapters_are_measured():
